@@ -1,0 +1,218 @@
+"""The configuration: YAML into pydantic models, unknown keys refused with the nearest key named.
+
+Names follow TRL and transformers. The source of every default stands in docs/paper_index.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sealtune.records import UserError
+
+
+class Block(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class DatasetConfig(Block):
+    """Where rows come from: a file, a ``save_to_disk`` folder or a hub id."""
+
+    path: str
+    name: str | None = Field(None, description="configuration of a hub data set; for a file, its name in the tables")
+    split: str = "train"
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="renames: {prompt: question, response: answer}; the format's name first"
+    )
+    format: str | None = Field(None, description="row format, e.g. alpaca; found from the columns where absent")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the rows to take, chosen by a hash of the id")
+
+
+class LoraBlock(Block):
+    """What the two training stages have in common."""
+
+    use_peft: bool = True
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: float = Field(16, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_target_modules: list[str] | Literal["all-linear"] = Field(default_factory=lambda: ["q_proj", "v_proj"])
+    learning_rate: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    per_device_train_batch_size: int = Field(8, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    gradient_checkpointing: bool = False
+    save_steps: int = Field(500, ge=1)
+    logging_steps: int = Field(1, ge=1)
+
+
+class RankConfig(LoraBlock):
+    """How rows are ranked. ``method`` names a file of ``sealtune/rankers``."""
+
+    method: str = "seal"
+    num_train_epochs: int = Field(3, ge=1)
+    algorithm: Literal[1, 2] = Field(2, description="1: two players and their gap; 2: theta alone and the raw loss")
+    weighting: Literal["softmax", "sigmoid"] = "softmax"
+    selector_update: Literal["mirror", "adam"] = Field("mirror", description="mirror: sparse and exact; adam: dense")
+    selector_learning_rate: float | None = Field(None, gt=0, description="mirror 0.3, adam 0.005 where absent")
+    gamma: float = Field(0.03, ge=0, lt=1)
+    gamma_schedule: Literal["linear", "constant"] = Field(
+        "linear", description="linear: 0, gamma, 2 gamma, ... one value an epoch; constant: gamma throughout"
+    )
+    safe_batch_size: int | None = Field(None, ge=1, description="rows of the safe set a step; default: the batch size")
+
+    @model_validator(mode="after")
+    def _gamma_stays_below_one(self) -> RankConfig:
+        if self.gamma_schedule == "linear" and self.gamma * (self.num_train_epochs - 1) >= 1:
+            raise ValueError("gamma * (num_train_epochs - 1) must stay below 1 with the linear schedule")
+        return self
+
+
+class SelectConfig(Block):
+    """What is kept: the top ``keep_ratio``, or everything at or above ``threshold``; ``mix`` rows are added after."""
+
+    keep_ratio: float = Field(0.8, gt=0, le=1)
+    threshold: float | None = None
+    mix: list[DatasetConfig] = Field(default_factory=list)
+
+
+class TuneConfig(LoraBlock):
+    """The final fine-tuning, by TRL's SFTTrainer."""
+
+    num_train_epochs: float = Field(2, gt=0)
+    max_steps: int = -1
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    report_to: list[str] = Field(default_factory=list)
+    merge: bool = Field(False, description="also fold the adapter into the weights and save a whole model")
+
+
+class PromptsConfig(Block):
+    """One file of prompts and what a good model does with them."""
+
+    path: str
+    kind: Literal["harmful", "harmless"]
+    name: str | None = None
+    column: str = "prompt"
+    limit: int | None = Field(None, ge=1)
+
+
+class EvaluateConfig(Block):
+    """What is asked of the base and the tuned model."""
+
+    prompts: list[PromptsConfig] = Field(default_factory=list)
+    held_out_datasets: list[DatasetConfig] = Field(default_factory=list)
+    judges: list[str] = Field(default_factory=lambda: ["refusal"])
+    max_new_tokens: int = Field(64, ge=1)
+    batch_size: int = Field(16, ge=1)
+    base: bool = Field(True, description="evaluate the untouched model too")
+
+
+class ReportConfig(Block):
+    """What the page shows."""
+
+    rows_shown: int = Field(20, ge=1)
+    title: str = "sealtune report"
+
+
+class Config(Block):
+    """The whole configuration of a run."""
+
+    model_name_or_path: str
+    model_revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str | None = None
+    load_in_4bit: bool = False
+    datasets: list[DatasetConfig] = Field(default_factory=list)
+    safe_datasets: list[DatasetConfig] = Field(default_factory=list)
+    label_column: str | None = Field(None, description="ground truth, 1 = unsafe; read by reports alone")
+    output_dir: str = "runs/sealtune"
+    seed: int = Field(0, ge=0, lt=2**31)
+    max_length: int = Field(1024, ge=8)
+    too_long: Literal["truncate", "drop"] = Field(
+        "truncate", description="truncate: cut the last response from the right; drop: leave the row out"
+    )
+    resume_from_checkpoint: bool | str = False
+    rank: RankConfig = Field(default_factory=RankConfig)
+    select: SelectConfig = Field(default_factory=SelectConfig)
+    tune: TuneConfig = Field(default_factory=TuneConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+
+    @field_validator("datasets", "safe_datasets", mode="before")
+    @classmethod
+    def _paths_alone_will_do(cls, value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML file. Raises UserError that names the file and the line."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(content).__name__}")
+    return content
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``values`` with each ``a.b=value`` written into it; the value is read as YAML. Raises UserError."""
+    import yaml
+
+    for override in overrides:
+        dotted, _, text = override.partition("=")
+        *parents, last = dotted.split(".")
+        node = values
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{override}: {key} is not a block of keys")
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{override}: the value is not valid YAML") from None
+    return values
+
+
+def build_config(values: Mapping[str, Any], where: str = "config") -> Config:
+    """A checked Config. Raises UserError with one line per fault and, for an unknown key, the nearest known one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(fault, where) for fault in error.errors())) from None
+
+
+def _explain(fault: Any, where: str) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *_, unknown = fault["loc"]
+        near = difflib.get_close_matches(str(unknown), _all_keys(Config), n=1, cutoff=0.5)
+        return f"{where}: unknown key {path!r}" + (f"; did you mean {near[0]!r}?" if near else "; see `sealtune schema`")
+    if fault["type"] == "missing":
+        return f"{where}: {path} is missing; set it in the file or as {path}=VALUE"
+    return f"{where}: {path}: {fault['msg']} (got {fault['input']!r})"
+
+
+def _all_keys(model: type[BaseModel]) -> list[str]:
+    """Every key of every block, for suggestions."""
+    blocks = (DatasetConfig, RankConfig, SelectConfig, TuneConfig, EvaluateConfig, ReportConfig, PromptsConfig)
+    return sorted({key for block in (model, *blocks) for key in block.model_fields})

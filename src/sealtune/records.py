@@ -1,0 +1,189 @@
+"""What crosses module borders: rows, scores, selections, answers, verdicts, and the error a user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class UserError(Exception):
+    """A fault in the input that the user can mend: one line that names the file, the row and the fix. Exit code 2."""
+
+
+class RunError(Exception):
+    """A fault while running (a NaN loss, a full disk): one line, exit code 1; what was finished is kept."""
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; role is ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One usable row: an id given at the door, its conversation, and the row exactly as it was read."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str
+    row: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def prompt(self) -> str:
+        """Everything before the last assistant turn, for showing."""
+        return "\n".join(m.content for m in self.messages[:-1])
+
+    @property
+    def response(self) -> str:
+        """The last assistant turn, for showing."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """One row that will not be used, and why; ``reason`` is a short slug, ``detail`` a sentence."""
+
+    id: str
+    source: str
+    reason: str
+    detail: str
+    row: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A ranking: one entry a row, in the order of ``ids``. Higher ``score`` means keep.
+
+    ``weight`` has mean 1; ``loss`` and ``gap`` are nats per response token (NaN where a ranker has none);
+    ``visits`` counts how often the row was trained on while ranking.
+    """
+
+    ids: tuple[str, ...]
+    source: tuple[str, ...]
+    score: FloatArray
+    weight: FloatArray
+    loss: FloatArray
+    gap: FloatArray
+    visits: IntArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def by_id(self) -> dict[str, float]:
+        """Score of each id."""
+        return dict(zip(self.ids, self.score.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A ranked row that was not kept: rank 1 is the best of all rows."""
+
+    id: str
+    rank: int
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Ids kept, in input order, and the rows rejected by rank."""
+
+    kept: tuple[str, ...]
+    rejected: tuple[Rejected, ...]
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One evaluation prompt of a named set; ``kind`` is ``harmful`` or ``harmless``."""
+
+    id: str
+    prompt: str
+    set: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What one model (``base`` or ``tuned``) answered to one prompt."""
+
+    id: str
+    model: str
+    set: str
+    kind: str
+    prompt: str
+    response: str
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one judge says of one response: ``label`` is the judge's own word, ``flagged`` its yes or no."""
+
+    id: str
+    model: str
+    set: str
+    kind: str
+    judge: str
+    label: str
+    flagged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """N rows as token ids, laid end to end: row i is ``tokens[bounds[i]:bounds[i + 1]]``.
+
+    ``tokens`` int32 (T,); ``mask`` bool (T,), true where a token is learned (response tokens and the marker that ends
+    the turn); ``bounds`` int64 (N + 1,).
+    """
+
+    ids: tuple[str, ...]
+    source: tuple[str, ...]
+    tokens: npt.NDArray[np.int32]
+    mask: npt.NDArray[np.bool_]
+    bounds: IntArray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each row, (N,)."""
+        return np.diff(self.bounds)
+
+    def row(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        """Token ids and mask of row i."""
+        piece = slice(self.bounds[i], self.bounds[i + 1])
+        return self.tokens[piece], self.mask[piece]
+
+    def take(self, rows: Sequence[int] | IntArray) -> Encoded:
+        """The rows at these positions, in this order."""
+        parts = [self.row(i) for i in rows]
+        return Encoded.join([self.ids[i] for i in rows], [self.source[i] for i in rows], parts)
+
+    @classmethod
+    def join(
+        cls,
+        ids: Sequence[str],
+        source: Sequence[str],
+        parts: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]],
+    ) -> Encoded:
+        """Rows given one by one as (token ids, mask)."""
+        lengths = [len(tokens) for tokens, _ in parts]
+        return cls(
+            ids=tuple(ids),
+            source=tuple(source),
+            tokens=np.concatenate([np.asarray(t, np.int32) for t, _ in parts] or [np.empty(0, np.int32)]),
+            mask=np.concatenate([np.asarray(m, np.bool_) for _, m in parts] or [np.empty(0, np.bool_)]),
+            bounds=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        )
