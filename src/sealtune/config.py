@@ -206,7 +206,9 @@ def _explain(fault: Any, where: str) -> str:
     if fault["type"] == "extra_forbidden":
         *_, unknown = fault["loc"]
         near = difflib.get_close_matches(str(unknown), _all_keys(Config), n=1, cutoff=0.5)
-        return f"{where}: unknown key {path!r}" + (f"; did you mean {near[0]!r}?" if near else "; see `sealtune schema`")
+        return f"{where}: unknown key {path!r}" + (
+            f"; did you mean {near[0]!r}?" if near else "; see `sealtune schema`"
+        )
     if fault["type"] == "missing":
         return f"{where}: {path} is missing; set it in the file or as {path}=VALUE"
     return f"{where}: {path}: {fault['msg']} (got {fault['input']!r})"
