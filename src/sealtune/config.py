@@ -48,8 +48,6 @@ class LoraBlock(Block):
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     gradient_checkpointing: bool = False
-    save_steps: int = Field(500, ge=1)
-    logging_steps: int = Field(1, ge=1)
 
 
 class RankConfig(LoraBlock):
@@ -66,6 +64,7 @@ class RankConfig(LoraBlock):
         "linear", description="linear: 0, gamma, 2 gamma, ... one value an epoch; constant: gamma throughout"
     )
     safe_batch_size: int | None = Field(None, ge=1, description="rows of the safe set a step; default: the batch size")
+    save_steps: int = Field(500, ge=1, description="steps between two checkpoints")
 
     @model_validator(mode="after")
     def _gamma_stays_below_one(self) -> RankConfig:
@@ -86,7 +85,8 @@ class TuneConfig(LoraBlock):
     """The final fine-tuning, by TRL's SFTTrainer."""
 
     num_train_epochs: float = Field(2, gt=0)
-    max_steps: int = -1
+    max_steps: int = Field(-1, description="stop after so many steps; -1: after num_train_epochs")
+    logging_steps: int = Field(1, ge=1)
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     report_to: list[str] = Field(default_factory=list)

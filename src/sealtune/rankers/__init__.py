@@ -1,0 +1,76 @@
+"""Rankers, one file a method: the file's name is its name in the config (``rank.method``)."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sealtune.config import Config
+from sealtune.records import Encoded, Scores, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from sealtune.train import StepRecord
+
+State = dict[str, "Tensor"]
+OnStep = Callable[["StepRecord", int, Callable[[], State]], None]
+"""Called after every step with its record, the number of steps in all, and what to call for a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a ranker is given. ``load_model`` is called by rankers that need the language model."""
+
+    candidates: Encoded
+    safe: Encoded
+    config: Config
+    load_model: Callable[[], PreTrainedModel]
+    on_step: OnStep = field(default=lambda record, total, state: None)
+    resume: State | None = None
+
+
+def names() -> list[str]:
+    """The rankers there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def check(method: str) -> None:
+    """Raise UserError, naming the nearest ranker, where there is none of this name."""
+    if method not in names():
+        near = difflib.get_close_matches(method, names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"rank.method: no ranker {method!r}; {hint}there are {', '.join(names())}")
+
+
+def rank(job: Job) -> Scores:
+    """Scores of all candidates, in their order, by the ranker that the config names.
+
+    The ranker sees both sets sorted by id, so the order of the input file changes nothing.
+    """
+    method = job.config.rank.method
+    check(method)
+    order = sorted(range(len(job.candidates)), key=job.candidates.ids.__getitem__)
+    safe_order = sorted(range(len(job.safe)), key=job.safe.ids.__getitem__)
+    sorted_job = replace(job, candidates=job.candidates.take(order), safe=job.safe.take(safe_order))
+    scores: Scores = importlib.import_module(f"{__name__}.{method}").rank(sorted_job)
+    return _reorder(scores, np.argsort(order))
+
+
+def _reorder(scores: Scores, places: np.ndarray) -> Scores:
+    return Scores(
+        ids=tuple(scores.ids[i] for i in places),
+        source=tuple(scores.source[i] for i in places),
+        score=scores.score[places],
+        weight=scores.weight[places],
+        loss=scores.loss[places],
+        gap=scores.gap[places],
+        visits=scores.visits[places],
+    )

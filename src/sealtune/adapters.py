@@ -1,0 +1,208 @@
+"""Players on language models: named LoRA adapters on one frozen base, or full models.
+
+Two adapters share every weight of the base, so Algorithm 1 costs little more memory than Algorithm 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sealtune.config import LoraBlock
+from sealtune.data.batches import Batch
+from sealtune.losses import Head, row_losses
+from sealtune.records import Encoded, IntArray, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class LanguageModel:
+    """The two halves of a causal language model: the body that makes hidden states, and the head that reads them."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.body: nn.Module = model.base_model
+        self.head = output_head(model)
+        self.device: torch.device = model.device
+        _check_halves(model, self)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Last hidden states (B, T, D) of token ids (B, T) that are padded on the right."""
+        states: Tensor = self.body(input_ids=tokens, use_cache=False).last_hidden_state
+        return states
+
+    def losses(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """l_i, (B,), of token ids and masks (B, T) that lie on any device."""
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        return row_losses(self.hidden(tokens), self.head, tokens, mask)
+
+
+class Player:
+    """Some parameters that learn through a language model. ``activate`` makes the model use them, and no others."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        parameters: Sequence[nn.Parameter],
+        settings: LoraBlock,
+        activate: Callable[[], None] = lambda: None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model = language_model
+        self.parameters = list(parameters)
+        self.micro_batch = settings.per_device_train_batch_size
+        self.max_grad_norm = settings.max_grad_norm
+        self.activate = activate
+        self.autocast = autocast
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def learn(self, batch: Batch, weights: Tensor) -> Tensor:
+        """Losses (B,) of the rows, detached, in float64 on the CPU; adds the gradient of (1/B) sum_i weights_i l_i.
+
+        The graph of one micro-batch lives at a time. Rows whose weights are all zero cost a forward pass only.
+        """
+        self.activate()
+        losses = torch.empty(len(batch.rows), dtype=torch.float64)
+        for piece in batch.split(self.micro_batch):
+            share = weights[piece.places] / len(batch.rows)
+            counts = bool(share.any())
+            with torch.set_grad_enabled(counts), self._precision():
+                part = self.model.losses(piece.tokens, piece.mask)
+            if counts:
+                (part * share.to(part)).sum().backward()  # type: ignore[no-untyped-call]
+            losses[piece.places] = part.detach().double().cpu()
+        return losses
+
+    def descend(self) -> None:
+        """One clipped AdamW step on what ``learn`` gathered."""
+        nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast in (None, torch.float32):
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, dtype=self.autocast)
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and the optimizer's moments, as a resumed run needs them."""
+        state = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
+        for i, p in enumerate(self.parameters):
+            state |= {f"optimizer.{i}.{name}": value for name, value in self.optimizer.state.get(p, {}).items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state`` gave."""
+        for i, p in enumerate(self.parameters):
+            p.data.copy_(state[f"parameter.{i}"])
+            prefix = f"optimizer.{i}."
+            moments = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            if moments:
+                self.optimizer.state[p] = {
+                    name: value.clone() if name == "step" else value.to(p.device, copy=True)
+                    for name, value in moments.items()
+                }
+
+
+@torch.no_grad()
+def data_set_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[IntArray, Tensor]]:
+    """Each row's loss under the model as it stands: (positions, losses float64 on the CPU) batch by batch."""
+    language_model = LanguageModel(model)
+    order = np.argsort(-encoded.lengths, kind="stable")  # the longest first: too little memory shows at once
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        (piece,) = Batch(torch.from_numpy(rows), encoded).split(batch_size)
+        yield rows[piece.places.numpy()], language_model.losses(piece.tokens, piece.mask).double().cpu()
+
+
+def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], seed: int) -> dict[str, Player]:
+    """Players as LoRA adapters on one frozen base. They start equal, so their gap starts at zero.
+
+    Raises:
+        UserError: ``lora_target_modules`` names no layer of the model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_target_modules,
+        task_type="CAUSAL_LM",
+    )
+    _prepare(model, settings)
+    torch.manual_seed(seed)
+    first, *others = names
+    try:
+        adapted = get_peft_model(model, lora, adapter_name=first)
+    except ValueError as error:
+        raise UserError(f"lora_target_modules: {error}") from None
+    for name in others:
+        adapted.add_adapter(name, lora)
+        _copy_adapter(adapted, first, name)
+    language_model = LanguageModel(model)
+    return {name: _lora_player(adapted, name, language_model, settings) for name in (first, *others)}
+
+
+def full_players(
+    model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], autocast: torch.dtype
+) -> dict[str, Player]:
+    """Players as whole models, each a copy of ``model`` in float32 that computes in ``autocast``."""
+    _prepare(model, settings)
+    players = {}
+    for i, name in enumerate(names):
+        own = model if i == 0 else copy.deepcopy(model)
+        own.requires_grad_(True)
+        players[name] = Player(LanguageModel(own), list(own.parameters()), settings, autocast=autocast)
+    return players
+
+
+def output_head(model: PreTrainedModel) -> Head:
+    """The output layer of a transformers model, with the scale or soft cap of its family."""
+    layer = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@torch.no_grad()
+def _check_halves(model: PreTrainedModel, halves: LanguageModel) -> None:
+    """Refuse a model whose forward does more than body and head: its losses would be silently wrong."""
+    tokens = torch.arange(1, 5, device=model.device)[None]
+    expected = model(input_ids=tokens, use_cache=False).logits.float()
+    hidden = halves.hidden(tokens)
+    found = halves.head.logits(hidden.to(halves.head.weight.dtype))
+    if not torch.allclose(expected, found, rtol=0.05, atol=0.05 * float(expected.abs().max())):
+        raise UserError(f"{type(model).__name__}: its logits are not head(body(tokens)); this family is not supported")
+
+
+def _prepare(model: PreTrainedModel, settings: LoraBlock) -> None:
+    model.requires_grad_(False)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train(settings.gradient_checkpointing or settings.lora_dropout > 0)
+
+
+def _lora_player(adapted: Any, name: str, language_model: LanguageModel, settings: LoraBlock) -> Player:
+    return Player(
+        language_model,
+        [p for n, p in adapted.named_parameters() if f".{name}." in n],
+        settings,
+        activate=lambda: adapted.set_adapter(name),
+    )
+
+
+def _copy_adapter(adapted: Any, source: str, target: str) -> None:
+    parameters = dict(adapted.named_parameters())
+    for name, parameter in parameters.items():
+        if f".{target}." in name:
+            parameter.data.copy_(parameters[name.replace(f".{target}.", f".{source}.")].data)

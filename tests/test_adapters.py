@@ -1,0 +1,145 @@
+import pytest
+import torch
+from tiny import random_rows, tiny_model
+
+from sealtune.adapters import data_set_losses, full_players, lora_players
+from sealtune.config import RankConfig
+from sealtune.data.batches import Batches
+from sealtune.records import UserError
+
+SETTINGS = RankConfig(per_device_train_batch_size=4, learning_rate=0.01, lora_target_modules="all-linear")
+
+
+def players(settings=SETTINGS, **changes):
+    model = tiny_model(**changes)
+    return model, lora_players(model, settings, ["theta", "theta_hat"], seed=0)
+
+
+def batch(n=6, size=6):
+    return Batches(random_rows(n), size, seed=0).at(0)
+
+
+def snapshot(parameters):
+    return [p.detach().clone() for p in parameters]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def base_parameters(model):
+    return [p for n, p in model.named_parameters() if "lora" not in n]
+
+
+@pytest.mark.parametrize("mover, other", [("theta", "theta_hat"), ("theta_hat", "theta")])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_each_adapter_moves_only_itself(mover, other, gradient_checkpointing):
+    model, both = players(SETTINGS.model_copy(update={"gradient_checkpointing": gradient_checkpointing}))
+    before_base, before_mover = snapshot(base_parameters(model)), snapshot(both[mover].parameters)
+    before_other = snapshot(both[other].parameters)
+    assert len(before_mover) == 2 * 2 * 7  # A and B of seven linear layers in two blocks
+    for _ in range(3):
+        both[other].learn(batch(), torch.zeros(6))  # a forward pass of the other in between changes nothing
+        both[mover].learn(batch(), torch.ones(6))
+        assert all(p.grad is None for p in both[other].parameters)
+        assert all(p.grad is None for p in base_parameters(model))
+        both[mover].descend()
+    assert same(before_base, base_parameters(model))
+    assert same(before_other, both[other].parameters)
+    assert not any(torch.equal(x, y) for x, y in zip(before_mover, both[mover].parameters, strict=True))
+
+
+def test_adapters_start_equal_and_their_losses_part():
+    _, both = players()
+    rows, ones = batch(), torch.ones(6)
+    first = [both[name].learn(rows, ones) for name in both]
+    assert torch.equal(*first)
+    both["theta"].descend()
+    assert (both["theta"].learn(rows, 0 * ones) < first[0]).any()
+    torch.testing.assert_close(both["theta_hat"].learn(rows, 0 * ones), first[0])
+
+
+def test_gradients_of_micro_batches_add_up_to_that_of_the_batch():
+    weights = torch.linspace(0.1, 2, 6)
+    gradients = []
+    for size in (6, 2):
+        _, both = players(SETTINGS.model_copy(update={"per_device_train_batch_size": size}))
+        losses = both["theta"].learn(batch(), weights)
+        gradients.append([p.grad.clone() for p in both["theta"].parameters])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+    assert losses.shape == (6,)
+
+
+def test_padding_changes_no_loss():
+    _, both = players()
+    rows = random_rows(6)
+    together = both["theta"].learn(Batches(rows, 6, 0).at(0), torch.zeros(6))
+    order = Batches(rows, 6, 0).at(0).rows
+    for place, row in enumerate(order.tolist()):
+        alone = both["theta"].learn(Batches(rows.take([row]), 1, 0).at(0), torch.zeros(1))
+        torch.testing.assert_close(alone[0], together[place], rtol=1e-5, atol=1e-6)
+
+
+def test_full_players_are_whole_models_of_their_own():
+    both = full_players(tiny_model(), SETTINGS, ["theta", "theta_hat"], torch.float32)
+    before = snapshot(both["theta_hat"].parameters)
+    first = both["theta"].learn(batch(), torch.ones(6))
+    both["theta"].descend()
+    assert (both["theta"].learn(batch(), torch.zeros(6)).mean()) < first.mean()
+    assert same(before, both["theta_hat"].parameters)
+
+
+def test_full_player_gradient_equals_transformers():
+    (player,) = full_players(tiny_model(), SETTINGS, ["theta"], torch.float32).values()
+    rows = random_rows(1)
+    player.learn(Batches(rows, 1, 0).at(0), torch.ones(1))
+    reference = tiny_model()
+    tokens = torch.from_numpy(rows.tokens).long()[None]
+    reference(input_ids=tokens, labels=tokens.masked_fill(~torch.from_numpy(rows.mask)[None], -100)).loss.backward()
+    for a, b in zip(player.parameters, reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_state_goes_on_bit_for_bit():
+    def steps(player, count):
+        for _ in range(count):
+            player.learn(batch(), torch.ones(6))
+            player.descend()
+
+    whole, first, second = (players()[1]["theta"] for _ in range(3))
+    steps(whole, 5)
+    steps(first, 2)
+    second.load_state({k: v.clone() for k, v in first.state().items()})
+    steps(second, 3)
+    assert same(whole.parameters, second.parameters)
+
+
+def test_data_set_losses_come_in_their_own_places():
+    rows = random_rows(7)
+    found = torch.empty(7, dtype=torch.float64)
+    for places, losses in data_set_losses(tiny_model(), rows, batch_size=3):
+        found[places] = losses
+    _, both = players()
+    for i in range(7):
+        alone = both["theta"].learn(Batches(rows.take([i]), 1, 0).at(0), torch.zeros(1))
+        torch.testing.assert_close(found[i], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_target_modules_are_a_users_fault():
+    with pytest.raises(UserError, match="lora_target_modules"):
+        players(SETTINGS.model_copy(update={"lora_target_modules": ["no_such_layer"]}))
+
+
+def test_a_model_that_changes_its_logits_is_refused():
+    model = tiny_model()
+    forward = model.forward
+
+    def twisted(*args, **kwargs):
+        result = forward(*args, **kwargs)
+        result.logits = result.logits * 2 + 1
+        return result
+
+    model.forward = twisted
+    with pytest.raises(UserError, match="not supported"):
+        lora_players(model, SETTINGS, ["theta"], seed=0)

@@ -1,0 +1,87 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import random_rows, tiny_model
+
+from sealtune.adapters import lora_players
+from sealtune.config import RankConfig
+from sealtune.data.batches import Batches
+from sealtune.records import RunError
+from sealtune.selector import FreeLogits, Mirror
+from sealtune.train import Ranking
+
+
+def ranking(candidates=13, safe=3, **changes):
+    settings = RankConfig(**({"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.01} | changes))
+    names = ["theta", "theta_hat"] if settings.algorithm == 1 else ["theta"]
+    players = lora_players(tiny_model(), settings, names, seed=0)
+    selector = FreeLogits(candidates, Mirror())
+    return Ranking(random_rows(candidates), random_rows(safe, 1, "safe"), players, selector, settings, seed=5)
+
+
+def test_every_row_is_visited_once_an_epoch_whatever_the_size_of_the_safe_set():
+    for safe in (1, 3, 40):
+        job = ranking(safe=safe)
+        records = list(job.run())
+        assert job.visits.tolist() == [2] * 13
+        assert len(records) == job.total_steps == 8
+        assert not job.last_loss.isnan().any()
+
+
+def test_records_tell_what_happened():
+    first, *_, last = ranking(algorithm=1).run()
+    assert (first.gamma, last.gamma) == (0.0, 0.03)
+    assert first.gap == pytest.approx(0, abs=1e-5)  # both players start equal
+    assert last.gap == pytest.approx(last.candidate_loss - last.hat_loss)
+    assert last.safe_loss < first.safe_loss
+    assert {r.gap for r in ranking().run()} == {None}
+
+
+@pytest.mark.parametrize("algorithm", [1, 2])
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_a_resumed_ranking_ends_bit_for_bit_equal(algorithm, stop):
+    whole = ranking(algorithm=algorithm)
+    whole_records = list(whole.run())
+    first, second = ranking(algorithm=algorithm), ranking(algorithm=algorithm)
+    steps = first.run()
+    for _ in range(stop):
+        next(steps)
+    second.load_state({k: v.clone() for k, v in first.state().items()})
+    rest = list(second.run())
+    assert torch.equal(whole.selector.omega, second.selector.omega)
+    assert torch.equal(whole.last_loss, second.last_loss)
+    assert [r.step for r in rest] == list(range(stop + 1, 9))
+    assert dataclasses.replace(rest[-1], seconds=0) == dataclasses.replace(whole_records[-1], seconds=0)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_rows():
+    job = ranking()
+    steps = job.run()
+    next(steps)
+    job.players["theta"].parameters[0].data.fill_(torch.nan)
+    with pytest.raises(RunError, match=r"step 2: .*row-\d{3}.*safe-\d{3}"):
+        next(steps)
+
+
+def test_batches_depend_on_the_seed_and_the_step_alone():
+    rows = random_rows(50)
+    a, b = Batches(rows, 4, seed=1), Batches(rows, 4, seed=1)
+    b.at(40)
+    assert torch.equal(a.at(7).rows, b.at(7).rows)
+    assert not torch.equal(a.at(0).rows, Batches(rows, 4, seed=2).at(0).rows)
+    epoch = torch.cat([a.at(i).rows for i in range(a.per_epoch)])
+    assert sorted(epoch.tolist()) == list(range(50))
+
+
+def test_rows_of_like_length_share_a_batch():
+    rows = random_rows(200)
+    batches = Batches(rows, 8, seed=0)
+    pieces = [next(batches.at(i).split(8)) for i in range(batches.per_epoch)]
+    padded = sum(p.tokens.numel() for p in pieces)
+    assert padded < 1.05 * rows.lengths.sum()
+    for piece in pieces:
+        assert piece.mask.sum() > 0
+    width = int(np.max(rows.lengths))
+    assert max(p.tokens.shape[1] for p in pieces) == width
