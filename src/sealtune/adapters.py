@@ -123,21 +123,28 @@ def data_set_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -
         yield rows[piece.places.numpy()], language_model.losses(piece.tokens, piece.mask).double().cpu()
 
 
-def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], seed: int) -> dict[str, Player]:
-    """Players as LoRA adapters on one frozen base. They start equal, so their gap starts at zero.
+def lora_config(settings: LoraBlock) -> Any:
+    """peft's LoraConfig for these settings."""
+    from peft import LoraConfig
 
-    Raises:
-        UserError: ``lora_target_modules`` names no layer of the model.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(
+    return LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=settings.lora_target_modules,
         task_type="CAUSAL_LM",
     )
+
+
+def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], seed: int) -> dict[str, Player]:
+    """Players as LoRA adapters on one frozen base. They start equal, so their gap starts at zero.
+
+    Raises:
+        UserError: ``lora_target_modules`` names no layer of the model.
+    """
+    from peft import get_peft_model
+
+    lora = lora_config(settings)
     _prepare(model, settings)
     torch.manual_seed(seed)
     first, *others = names

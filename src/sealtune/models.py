@@ -107,6 +107,11 @@ def locate(name: str) -> str:
     return name
 
 
+def public_name(config: Config) -> str:
+    """The name by which others find the model: the hub id behind a short name, else the name as it was given."""
+    return WHEELS[config.model_name_or_path][1] if config.model_name_or_path in WHEELS else config.model_name_or_path
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: $SEALTUNE_CACHE, else sealtune in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

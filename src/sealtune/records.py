@@ -171,6 +171,16 @@ class Encoded:
         parts = [self.row(i) for i in rows]
         return Encoded.join([self.ids[i] for i in rows], [self.source[i] for i in rows], parts)
 
+    def extend(self, other: Encoded) -> Encoded:
+        """These rows and then the other's."""
+        return Encoded(
+            ids=self.ids + other.ids,
+            source=self.source + other.source,
+            tokens=np.concatenate([self.tokens, other.tokens]),
+            mask=np.concatenate([self.mask, other.mask]),
+            bounds=np.concatenate([self.bounds, self.bounds[-1] + other.bounds[1:]]),
+        )
+
     @classmethod
     def join(
         cls,

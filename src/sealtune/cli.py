@@ -1,0 +1,249 @@
+"""The command line: thin. It finds the config, calls a stage, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sealtune.config import Config
+    from sealtune.pipeline import Run
+
+app = typer.Typer(
+    name="sealtune",
+    help="Keep aligned language models safe while they are fine-tuned: rank the rows, keep the best, prove it.",
+    epilog="A later stage needs only the run's folder: sealtune select --out runs/x --keep 0.9",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False)]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file, as an option.")]
+Model = Annotated[str | None, typer.Option("--model", help="model_name_or_path: hub id, folder, GGUF file.")]
+Data = Annotated[list[str] | None, typer.Option("--data", help="Rows to rank; may be given several times.")]
+Safe = Annotated[list[str] | None, typer.Option("--safe", help="Rows that show safe behaviour; likewise.")]
+Out = Annotated[str | None, typer.Option("--out", help="output_dir: the run's folder.")]
+Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: share of the rows to keep.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again though nothing changed.")]
+
+HELP = {
+    "rank": "Score every row: low scores are rows that a model which stays safe cannot fit.",
+    "select": "Split the rows into kept and dropped by their scores.",
+    "tune": "Fine-tune on the rows kept.",
+    "evaluate": "Ask the base and the tuned model the same prompts and judge the answers.",
+    "report": "Write results.json and report.html.",
+}
+
+
+def main() -> None:
+    """Entry point of the command."""
+    # Libraries below us speak in warnings and bars of their own; ours tell what a user needs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    app()
+
+
+def _add_stage(name: str) -> None:
+    @app.command(name, help=HELP[name])
+    def stage(
+        words: Words = None,
+        config: ConfigFile = None,
+        model: Model = None,
+        data: Data = None,
+        safe: Safe = None,
+        out: Out = None,
+        keep: Keep = None,
+        force: Force = False,
+    ) -> None:
+        with one_line_errors():
+            run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
+            run.stage(name, force=force)
+            _finish(run, name)
+
+
+for _name in HELP:
+    _add_stage(_name)
+
+
+@app.command("run")
+def run_all(
+    words: Words = None,
+    config: ConfigFile = None,
+    model: Model = None,
+    data: Data = None,
+    safe: Safe = None,
+    out: Out = None,
+    keep: Keep = None,
+    force: Force = False,
+) -> None:
+    """All five stages in turn; one whose inputs did not change is skipped."""
+    with one_line_errors():
+        run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
+        for name in HELP:
+            run.stage(name, force=force)
+        _finish(run, "report")
+
+
+@app.command()
+def inspect(
+    words: Words = None,
+    config: ConfigFile = None,
+    model: Model = None,
+    data: Data = None,
+    out: Out = None,
+    rows: Annotated[int, typer.Option("--rows", help="How many rows to show.")] = 3,
+) -> None:
+    """Show rows as they will be trained on: tokens, what is learned in colour, lengths, drops."""
+    with one_line_errors():
+        run = _open(words, config, model=model, data=data, out=out)
+        from rich.console import Console
+
+        from sealtune.inspect import show
+
+        material = run.material
+        encoded, drops = material.candidates
+        show(material.rows.samples, encoded, drops, material.tokenizer, Console(), rows=rows)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the config."""
+    import json
+
+    from sealtune.config import Config
+
+    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@app.command()
+def env() -> None:
+    """Print versions and hardware, for bug reports."""
+    from sealtune.environment import git_revision, machine, versions
+    from sealtune.models import cache_folder
+
+    facts = versions() | {"git revision": git_revision()} | machine() | {"model cache": cache_folder()}
+    for name, value in facts.items():
+        typer.echo(f"{name:18} {value}")
+
+
+def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
+    from sealtune.pipeline import Run
+
+    return Run(load_config(words or [], config, **flags))
+
+
+def load_config(words: list[str], file: Path | None = None, **flags: Any) -> Config:
+    """The config of a command line. Without a file or a model it is that of the run folder's manifest.
+
+    Raises:
+        UserError: words that are neither a YAML file nor key=value, or a config that is not valid.
+    """
+    from sealtune.config import apply_overrides, build_config, read_yaml
+    from sealtune.records import UserError
+    from sealtune.store import RunFolder
+
+    overrides = [word for word in words if "=" in word] + list(_as_overrides(flags))
+    files = [Path(word) for word in words if "=" not in word] + ([file] if file else [])
+    if len(files) > 1 or any(f.suffix not in (".yaml", ".yml") for f in files):
+        raise UserError(f"{' '.join(map(str, files))}: give one config.yaml, and settings as key=value")
+    if files:
+        values, where = read_yaml(files[0]), str(files[0])
+    else:
+        given = apply_overrides({}, overrides)
+        folder = RunFolder(given.get("output_dir") or "")
+        values = {} if "model_name_or_path" in given else dict(folder.manifest().get("config", {}))
+        where = "command line" if not values else str(folder.path("manifest.json"))
+        if not values and "model_name_or_path" not in given:
+            raise UserError("no config: give a config.yaml, or --model --data --safe --out, or --out of an earlier run")
+    return build_config(apply_overrides(values, overrides), where)
+
+
+def _as_overrides(flags: dict[str, Any]) -> Iterator[str]:
+    """Short flags as the settings they stand for."""
+    import json
+
+    keys = {
+        "model": "model_name_or_path",
+        "data": "datasets",
+        "safe": "safe_datasets",
+        "out": "output_dir",
+        "keep": "select.keep_ratio",
+    }
+    for flag, value in flags.items():
+        if value not in (None, []):
+            yield f"{keys[flag]}={json.dumps(value)}"
+
+
+def _finish(run: Run, name: str) -> None:
+    """Say where the outcome lies, and after a report the short table."""
+    shown = {
+        "rank": "rank/scores.parquet",
+        "select": "select/kept.jsonl",
+        "tune": "tune",
+        "evaluate": "evaluate/results.json",
+        "report": "report.html",
+    }
+    if name == "report":
+        from rich.console import Console
+
+        from sealtune.results import short_table
+
+        Console().print(short_table(run.folder.read_json("results.json")))
+    typer.echo(run.folder.path(shown[name]))
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Expected failures become one clear line; exit code 2 for a user's fault, 1 for the rest."""
+    from sealtune.records import RunError, UserError
+
+    try:
+        yield
+    except UserError as error:
+        _fail(str(error), 2)
+    except RunError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped; finished stages are kept and will be skipped by the next run", 1)
+    except MemoryError:
+        _fail("out of memory; lower per_device_train_batch_size or max_length", 1)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        _fail(f"{error.filename or 'output_dir'}: {_DISK[error.errno]}; what was finished before is whole", 1)
+    except RuntimeError as error:  # torch has no class of its own for memory on the CPU
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        _fail("out of memory; lower per_device_train_batch_size or max_length, or set gradient_checkpointing", 1)
+
+
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "no permission to write",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+def _fail(message: str, code: int) -> None:
+    for line in message.splitlines():
+        sys.stderr.write(f"error: {printable(line)}\n")
+    raise typer.Exit(code)
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor or turn the line around: it may quote a row."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The final fine-tuning: TRL's SFTTrainer on the same token ids and mask that ranking used."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sealtune.adapters import lora_config
+from sealtune.config import Config
+from sealtune.models import compute_dtype, load_model, public_name
+from sealtune.records import Encoded, RunError, UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sealtune.console import Advance
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Encoded,
+    config: Config,
+    advance: Advance,
+) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+    """The tuned model (a PeftModel where ``use_peft``) and the trainer's log.
+
+    Raises:
+        UserError: a setting that the trainer or peft refuses.
+        RunError: the loss became NaN or infinite.
+    """
+    from trl import SFTTrainer
+
+    settings = config.tune
+    with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing of ours is left in it
+        try:
+            trainer = SFTTrainer(
+                model=model,
+                args=_arguments(config, scratch, len(rows)),
+                train_dataset=as_data_set(rows),
+                processing_class=tokenizer,
+                peft_config=lora_config(settings) if settings.use_peft else None,
+                callbacks=[_reporter(advance)],
+            )
+        except ValueError as error:
+            raise UserError(f"tune: {' '.join(str(error).split())}") from None
+        trainer.train()
+    return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, folder: Path) -> None:
+    """Write the adapter (or, with ``merge``, or where the whole model was tuned, a whole model) and the tokenizer."""
+    tokenizer.save_pretrained(str(folder))
+    if config.tune.use_peft and config.tune.merge:
+        model = model.merge_and_unload()
+    if config.tune.use_peft and not config.tune.merge:
+        for adapter in model.peft_config.values():
+            adapter.base_model_name_or_path = public_name(config)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    else:
+        model.to(compute_dtype(config)).save_pretrained(str(folder))
+
+
+def load_tuned(base: PreTrainedModel, folder: Path, config: Config) -> PreTrainedModel:
+    """The tuned model: the adapter in ``folder`` on ``base``, or the whole model in it."""
+    if (folder / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+    return load_model(config.model_copy(update={"model_name_or_path": str(folder), "model_revision": None}))
+
+
+def as_data_set(rows: Encoded) -> Dataset:
+    """The rows as columns ``input_ids`` and ``labels`` (-100 where nothing is to be learned)."""
+    from datasets import Dataset, Features, Sequence, Value
+
+    def examples() -> Iterator[dict[str, list[int]]]:
+        for i in range(len(rows)):
+            tokens, mask = rows.row(i)
+            yield {"input_ids": tokens.tolist(), "labels": np.where(mask, tokens, -100).tolist()}
+
+    features = Features({"input_ids": Sequence(Value("int32")), "labels": Sequence(Value("int32"))})
+    return Dataset.from_list(list(examples()), features=features)
+
+
+def _arguments(config: Config, scratch: str, n: int) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    settings, dtype, accelerated = config.tune, compute_dtype(config), torch.accelerator.is_available()
+    whole = not settings.use_peft  # whole models are float32 and compute in autocast; adapters follow the base
+    steps_an_epoch = -(-n // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
+    total = settings.max_steps if settings.max_steps > 0 else steps_an_epoch * settings.num_train_epochs
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=settings.num_train_epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=round(settings.warmup_ratio * total),
+        train_sampling_strategy="group_by_length",
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        report_to=settings.report_to or "none",
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=config.seed,
+        bf16=whole and dtype == torch.bfloat16,
+        fp16=whole and dtype == torch.float16,
+        use_cpu=not accelerated,
+        dataloader_pin_memory=accelerated,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def _reporter(advance: Advance) -> Any:
+    """A callback that shows progress and stops on a loss that is not finite."""
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            loss = float(logs["loss"])
+            if not math.isfinite(loss):
+                raise RunError(
+                    f"tuning stopped at step {state.global_step}: the loss is {loss}; lower tune.learning_rate"
+                )
+            tokens = int(state.num_input_tokens_seen)
+            advance(state.global_step, state.max_steps, tokens=tokens - self.seen, note=f"loss {loss:.3f}")
+            self.seen = tokens
+
+        seen = 0
+
+    return Reporter()

@@ -1,0 +1,122 @@
+"""What the stages of one run work on, each read when it is first needed and once only."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sealtune.config import Config, DatasetConfig
+from sealtune.data.door import Rows, load
+from sealtune.data.encode import encode
+from sealtune.models import fingerprint, load_tokenizer
+from sealtune.records import Drop, Encoded, UserError
+from sealtune.store import hash_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Material:
+    """Rows, tokens and tokenizer of a run."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return load_tokenizer(self.config)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The candidates as they came through the door."""
+        return load(_required("datasets", self.config.datasets))
+
+    @cached_property
+    def candidates(self) -> tuple[Encoded, list[Drop]]:
+        """The candidates as tokens, and all rows that cannot be used, with the reason."""
+        encoded, drops = self.encode(self.rows)
+        return encoded, [*self.rows.drops, *drops]
+
+    @cached_property
+    def safe(self) -> tuple[Encoded, list[Drop]]:
+        """The safe set as tokens, and its rows that cannot be used."""
+        rows = load(_required("safe_datasets", self.config.safe_datasets))
+        encoded, drops = self.encode(rows)
+        return encoded, [*rows.drops, *drops]
+
+    @cached_property
+    def mixed(self) -> Rows:
+        """Rows that are added after selection; often none."""
+        return load(self.config.select.mix) if self.config.select.mix else Rows([], [])
+
+    @cached_property
+    def held_out(self) -> tuple[Encoded, list[Drop]]:
+        """Rows of the task that nothing was trained on."""
+        return self.encode(load(self.config.evaluate.held_out_datasets))
+
+    def encode(self, rows: Rows) -> tuple[Encoded, list[Drop]]:
+        """Rows as tokens under the run's tokenizer and ``max_length``. Raises UserError where none is left."""
+        encoded, drops = encode(rows.samples, self.tokenizer, self.config.max_length, self.config.too_long)
+        if len(encoded) == 0:
+            reasons = sorted({drop.reason for drop in drops})
+            raise UserError(
+                f"no usable row is left of {len(rows.samples)} ({', '.join(reasons)}); first: {drops[0].detail}; "
+                f"look at them with `sealtune inspect`, or raise max_length={self.config.max_length}"
+            )
+        return encoded, drops
+
+    def labels(self) -> dict[str, int] | None:
+        """Ground truth of the candidates by id, 1 = unsafe; for reports alone. Raises UserError on other values."""
+        column = self.config.label_column
+        if column is None:
+            return None
+        return {sample.id: _label(sample.row, column, sample.id) for sample in self.rows.samples}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, Any]:
+        """What the run is made from: the model, and a hash of every file of rows."""
+        return {
+            "model": fingerprint(self.config),
+            "datasets": [data_fingerprint(c) for c in self.config.datasets],
+            "safe_datasets": [data_fingerprint(c) for c in self.config.safe_datasets],
+        }
+
+
+def data_fingerprint(config: DatasetConfig) -> dict[str, Any]:
+    """The settings of a data set, with a hash of its file or files where they are local."""
+    return {**config.model_dump(), "sha256": path_fingerprint(config.path)}
+
+
+def path_fingerprint(path: str) -> str | None:
+    """SHA-256 of a file, or of all files of a folder; None for what is not on this machine."""
+    place = Path(path)
+    if place.is_file():
+        return hash_file(place)
+    if not place.is_dir():
+        return None
+    listing = [(str(p.relative_to(place)), hash_file(p)) for p in sorted(place.rglob("*")) if p.is_file()]
+    return hashlib.sha256(repr(listing).encode()).hexdigest()
+
+
+def _required(key: str, configs: list[DatasetConfig]) -> list[DatasetConfig]:
+    if not configs:
+        flag = "--data" if key == "datasets" else "--safe"
+        raise UserError(f"{key}: none given; set it in the config or use {flag} FILE")
+    return configs
+
+
+def _label(row: Any, column: str, row_id: str) -> int:
+    if column not in row:
+        raise UserError(f"label_column: row {row_id} has no column {column!r}; columns: {', '.join(map(str, row))}")
+    try:
+        value = int(row[column])
+    except (TypeError, ValueError):
+        value = -1
+    if value not in (0, 1):
+        raise UserError(
+            f"label_column: row {row_id} has {row[column]!r} in {column!r}; 0 (safe) or 1 (unsafe) is needed"
+        )
+    return value

@@ -1,0 +1,291 @@
+"""One function a stage: read what it needs, do it, write what it made. ``Run.stage`` enters it into the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sealtune import __version__
+from sealtune.config import Config
+from sealtune.console import say, track
+from sealtune.environment import git_revision, machine, measured, versions
+from sealtune.material import Material, data_fingerprint, path_fingerprint
+from sealtune.records import Drop, Encoded, Response, Selection
+from sealtune.store import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit")
+
+
+class Outcome(NamedTuple):
+    """Files that a stage wrote, by their names in the run folder, and facts for the manifest."""
+
+    files: Iterable[str]
+    facts: Mapping[str, Any]
+
+
+class Stage(NamedTuple):
+    """``inputs`` are all the things that the outcome depends on; ``work`` makes it."""
+
+    inputs: Callable[[Run], dict[str, Any]]
+    work: Callable[[Run, Mapping[str, Any]], Outcome]
+
+
+class Run:
+    """A configuration, its material and its folder."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.material = Material(config)
+        self.folder = RunFolder(config.output_dir)
+
+    def stage(self, name: str, *, force: bool = False) -> None:
+        """Do one stage, unless it was finished from the same inputs and its files are as it left them."""
+        stage = STAGES[name]
+        inputs = stage.inputs(self)
+        if not force and self.folder.is_done(name, inputs):
+            say(f"{name}: finished before from the same inputs; skipped")
+            return
+        with measured() as cost:
+            outcome = stage.work(self, inputs)
+        self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), self._about())
+        say(f"{name}: finished in {cost['seconds']:.0f} s")
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "sealtune": __version__,
+            "git_revision": git_revision(),
+            "model": self.config.model_name_or_path,
+            "seed": self.config.seed,
+            "config": self.config.model_dump(mode="json"),
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+    def settings(self, *keys: str) -> dict[str, Any]:
+        """Part of the config as plain data."""
+        return self.config.model_dump(mode="json", include=set(keys))
+
+    def load_model(self, *, full: bool = False) -> PreTrainedModel:
+        """The untouched model."""
+        from sealtune.models import load_model
+
+        say(f"loading {self.config.model_name_or_path}")
+        return load_model(self.config, full=full)
+
+
+# -- rank --------------------------------------------------------------------------------------------------------------
+
+
+def rank_inputs(run: Run) -> dict[str, Any]:
+    """``label_column`` is not among them: no ranker sees it."""
+    settings = run.config.rank.model_dump(mode="json", exclude={"save_steps"})
+    chosen = run.settings(*MODEL_KEYS, "seed", "max_length", "too_long")
+    return chosen | run.material.fingerprints | {"rank": settings}
+
+
+def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
+    """Score every candidate."""
+    from sealtune import rankers
+    from sealtune.recorder import Recorder
+
+    settings = run.config.rank
+    rankers.check(settings.method)
+    (candidates, drops), (safe, safe_drops) = run.material.candidates, run.material.safe
+    say(f"candidates: {_count(candidates, drops)}")
+    say(f"safe set: {_count(safe, safe_drops)}")
+    with track("rank") as advance:
+        recorder = Recorder(run.folder, inputs, settings.save_steps, advance)
+        resume = recorder.resume(run.config.resume_from_checkpoint)
+        with recorder.stopping():
+            job = rankers.Job(
+                candidates,
+                safe,
+                run.config,
+                lambda: run.load_model(full=not settings.use_peft and settings.method == "seal"),
+                recorder.on_step,
+                resume,
+            )
+            scores = rankers.rank(job)
+    run.folder.write_scores(scores)
+    run.folder.write_selector(scores, settings.method, settings.weighting)
+    run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
+    run.folder.write_jsonl("rank/log.jsonl", recorder.records)
+    run.folder.remove_checkpoints()
+    names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
+    tokens = sum(record["tokens"] for record in recorder.records)
+    return Outcome([f"rank/{name}" for name in names], {"rows": len(scores), "tokens": tokens})
+
+
+# -- select ------------------------------------------------------------------------------------------------------------
+
+
+def select_inputs(run: Run) -> dict[str, Any]:
+    """The scores, the rows and how many to keep."""
+    mix = [data_fingerprint(c) for c in run.config.select.mix]
+    fingerprints = {"datasets": run.material.fingerprints["datasets"], "mix": mix}
+    return run.settings("select") | fingerprints | {"scores": run.folder.outputs_of("rank")["rank/scores.parquet"]}
+
+
+def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
+    """Split the rows into kept and dropped, each in its own schema and in input order."""
+    from sealtune.selection import require_same_ids
+    from sealtune.selection import select as choose
+
+    encoded, drops = run.material.candidates
+    scores = run.folder.read_scores()
+    require_same_ids(scores, encoded.ids, str(run.folder.path("rank/scores.parquet")))
+    selection = choose(scores, run.config.select)
+    kept = set(selection.kept)
+    run.folder.write_jsonl("select/kept.jsonl", (s.row for s in run.material.rows.samples if s.id in kept))
+    run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(run, selection, drops))
+    run.folder.write_json("select/kept_ids.json", selection.kept)
+    run.folder.write_jsonl("select/mixed.jsonl", (s.row for s in run.material.mixed.samples))
+    mixed = len(run.material.mixed.samples)
+    say(
+        f"select: {len(kept):,} kept, {len(selection.rejected):,} dropped by rank, {len(drops):,} unusable, {mixed} mixed in"
+    )
+    names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl")
+    return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
+
+
+def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator[dict[str, Any]]:
+    """Rejected rows, the worst first, then those that were never ranked; our words under one key."""
+    rows = {sample.id: sample.row for sample in run.material.rows.samples}
+    for rejected in reversed(selection.rejected):
+        yield {**rows[rejected.id], "sealtune": dataclasses.asdict(rejected)}
+    for drop in drops:
+        about = {"id": drop.id, "rank": None, "score": None, "reason": f"{drop.reason}: {drop.detail}"}
+        yield {**drop.row, "sealtune": about}
+
+
+# -- tune --------------------------------------------------------------------------------------------------------------
+
+
+def tune_inputs(run: Run) -> dict[str, Any]:
+    """The rows kept, the model and the settings of the trainer."""
+    settings = run.settings(*MODEL_KEYS, "seed", "max_length", "too_long", "tune")
+    model = {"model": run.material.fingerprints["model"]}
+    return settings | model | {"rows": run.folder.outputs_of("select")}
+
+
+def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
+    """Fine-tune on the rows kept."""
+    from sealtune.card import model_card
+    from sealtune.finetune import save, train
+
+    rows = _training_rows(run)
+    settings = run.config.tune
+    model = run.load_model(full=not settings.use_peft)
+    with track("tune") as advance:
+        tuned, log = train(model, run.material.tokenizer, rows, run.config, advance)
+    with run.folder.whole_folder("tune") as scratch:
+        save(tuned, run.material.tokenizer, run.config, scratch)
+        (scratch / "README.md").write_text(model_card(run.config, run.folder.manifest(), len(rows)), encoding="utf-8")
+    run.folder.write_jsonl("tune/log.jsonl", log)
+    files = sorted(p for p in run.folder.path("tune").rglob("*") if p.is_file())
+    tokens = int(log[-1].get("num_input_tokens_seen", 0)) if log else 0
+    return Outcome([str(p.relative_to(run.folder.root)) for p in files], {"rows": len(rows), "tokens": tokens})
+
+
+def _training_rows(run: Run) -> Encoded:
+    """The rows kept, and those mixed in, as the very tokens that ranking saw."""
+    encoded, _ = run.material.candidates
+    kept = set(run.folder.read_json("select/kept_ids.json"))
+    rows = encoded.take([i for i, row_id in enumerate(encoded.ids) if row_id in kept])
+    if not run.config.select.mix:
+        return rows
+    mixed, _ = run.material.encode(run.material.mixed)
+    return rows.extend(mixed)
+
+
+# -- evaluate ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate_inputs(run: Run) -> dict[str, Any]:
+    """The tuned model, the prompts and the rows whose loss is measured."""
+    prompts = [{**c.model_dump(), "sha256": path_fingerprint(c.path)} for c in run.config.evaluate.prompts]
+    held_out = [data_fingerprint(c) for c in run.config.evaluate.held_out_datasets]
+    files = run.material.fingerprints | {"prompts": prompts, "held_out": held_out}
+    settings = run.settings(*MODEL_KEYS, "seed", "max_length", "too_long", "evaluate")
+    return settings | files | {"tuned": run.folder.outputs_of("tune")}
+
+
+def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
+    """Ask the base and the tuned model the same prompts, judge the answers, and measure losses."""
+    from sealtune.evaluation.judges import get_judge
+    from sealtune.evaluation.metrics import summarise
+    from sealtune.evaluation.prompts import load_prompts
+    from sealtune.examine import answer, losses
+    from sealtune.finetune import load_tuned
+
+    settings = run.config.evaluate
+    judges = [get_judge(name) for name in settings.judges]
+    prompts = load_prompts(settings.prompts)
+    sets = {"safe": run.material.safe[0]}
+    if settings.held_out_datasets:
+        sets["held_out"] = run.material.held_out[0]
+    responses: list[Response] = []
+    table: list[dict[str, Any]] = []
+    for name in ("base", "tuned") if settings.base else ("tuned",):
+        model = run.load_model()
+        if name == "tuned":
+            model = load_tuned(model, run.folder.path("tune"), run.config)
+        with track(f"{name}: answers") as advance:
+            responses += answer(model, name, prompts, run.material.tokenizer, settings, advance)
+        for set_name, encoded in sets.items():
+            with track(f"{name}: loss on {set_name}") as advance:
+                table.append(losses(model, name, set_name, encoded, settings.batch_size, advance))
+        del model
+    verdicts = [verdict for judge in judges for verdict in judge(responses, settings)]
+    table = summarise(verdicts) + table
+    run.folder.write_jsonl("evaluate/responses.jsonl", map(dataclasses.asdict, responses))
+    run.folder.write_jsonl("evaluate/verdicts.jsonl", map(dataclasses.asdict, verdicts))
+    run.folder.write_json("evaluate/results.json", table)
+    names = ("responses.jsonl", "verdicts.jsonl", "results.json")
+    return Outcome([f"evaluate/{name}" for name in names], {"tokens": sum(r.tokens for r in responses)})
+
+
+# -- report ------------------------------------------------------------------------------------------------------------
+
+
+def report_inputs(run: Run) -> dict[str, Any]:
+    """Everything that the other stages made."""
+    stages = run.folder.manifest().get("stages", {})
+    done = {name: entry["outputs"] for name, entry in stages.items() if name != "report"}
+    return run.settings("report", "label_column") | {"outputs": done}
+
+
+def report(run: Run, inputs: Mapping[str, Any]) -> Outcome:
+    """Write results.json and report.html from what is there."""
+    from sealtune.report.page import render
+    from sealtune.results import collect, view
+
+    run.folder.outputs_of("rank")
+    results = collect(run)
+    run.folder.write_json("results.json", results)
+    run.folder.write_text("report.html", render(view(run, results)))
+    return Outcome(["results.json", "report.html"], {})
+
+
+STAGES = {
+    "rank": Stage(rank_inputs, rank),
+    "select": Stage(select_inputs, select),
+    "tune": Stage(tune_inputs, tune),
+    "evaluate": Stage(evaluate_inputs, evaluate),
+    "report": Stage(report_inputs, report),
+}
+
+
+def _count(encoded: Encoded, drops: list[Drop]) -> str:
+    unusable = f", {len(drops):,} unusable" if drops else ""
+    return f"{len(encoded):,} rows, {len(encoded.tokens):,} tokens{unusable}"
+
+
+def _drop_records(**sets: list[Drop]) -> Iterator[dict[str, Any]]:
+    for name, drops in sets.items():
+        for drop in drops:
+            yield {"set": name, "id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}

@@ -1,0 +1,77 @@
+"""What happens beside the steps of a ranking: progress, the log, checkpoints, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sealtune.console import Advance, say
+from sealtune.records import RunError
+from sealtune.store import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sealtune.train import StepRecord
+
+
+class Recorder:
+    """Called after every step of a ranking. ``records`` is the log so far, that of a resumed run included."""
+
+    def __init__(self, folder: RunFolder, inputs: Mapping[str, Any], save_steps: int, advance: Advance) -> None:
+        self.folder = folder
+        self.inputs = inputs
+        self.save_steps = save_steps
+        self.advance = advance
+        self.records: list[dict[str, Any]] = []
+        self.stop_requested = False
+
+    def resume(self, which: bool | str) -> dict[str, Tensor] | None:
+        """State of the newest checkpoint, with the log up to it; None where there is none or none is wanted."""
+        if which is False:
+            self.folder.remove_checkpoints()
+            return None
+        found = self.folder.read_checkpoint(which, self.inputs)
+        if found is None:
+            say("rank: no checkpoint to resume from; starting at the first step")
+            return None
+        step, state = found
+        self.records = [r for r in self.folder.read_jsonl("rank/log.jsonl") if r["step"] <= step]
+        say(f"rank: going on after step {step}")
+        return state
+
+    def on_step(self, record: StepRecord, total: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Show and log the step; save where it is time to, or where a stop was asked for (then raises RunError)."""
+        self.records.append(dataclasses.asdict(record))
+        losses = {"safe": record.safe_loss, "candidates": record.candidate_loss, "gap": record.gap}
+        note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
+        self.advance(record.step, total, record.rows, record.tokens, note)
+        tensors = state() if self.stop_requested or record.step % self.save_steps == 0 else {}
+        if tensors and record.step < total:
+            self.folder.write_jsonl("rank/log.jsonl", self.records)
+            self.folder.write_checkpoint(record.step, tensors, self.inputs)
+        if self.stop_requested:
+            saved = "a checkpoint was saved; go on with resume_from_checkpoint=true" if tensors else "start again"
+            raise RunError(f"rank: stopped after step {record.step} of {total}; {saved}")
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the ranking after the step that runs; a second Ctrl-C ends it at once."""
+
+        def ask(number: int, frame: object) -> None:
+            say("rank: stopping after this step; once more to stop at once")
+            self.stop_requested = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: signals are somebody else's
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,123 @@
+"""From the files of a run to results.json, the short table and what the report shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sealtune.evaluation import metrics
+from sealtune.records import Rejected, Response, Scores, Verdict
+from sealtune.report.view import ReportView
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sealtune.pipeline import Run
+
+
+def collect(run: Run) -> dict[str, Any]:
+    """results.json: rows, how well the ranking finds labelled rows, the evaluation table, and the cost."""
+    scores, drops = run.folder.read_scores(), run.material.candidates[1]
+    stages = run.folder.manifest()["stages"]
+    kept = set(run.folder.read_json("select/kept_ids.json")) if "select" in stages else None
+    rows = {"ranked": len(scores), "unusable": len(drops)}
+    if kept is not None:
+        rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
+    cost = {name: {k: e.get(k) for k in ("seconds", "tokens", "peak_memory_bytes")} for name, e in stages.items()}
+    return {
+        "model": run.config.model_name_or_path,
+        "method": run.config.rank.method,
+        "seed": run.config.seed,
+        "rows": rows,
+        "ranking": ranking_quality(scores, run.material.labels(), kept),
+        "evaluation": run.folder.read_json("evaluate/results.json") if "evaluate" in stages else [],
+        "cost": cost,
+    }
+
+
+def ranking_quality(scores: Scores, labels: dict[str, int] | None, kept: set[str] | None) -> dict[str, Any] | None:
+    """How well low scores find the rows labelled 1; None without labels."""
+    if labels is None:
+        return None
+    unsafe = np.array([labels[row_id] for row_id in scores.ids])
+    total = int(unsafe.sum())
+    quality: dict[str, Any] = {
+        "unsafe_rows": total,
+        "auroc": metrics.auroc(scores.score, unsafe),
+        "average_precision": metrics.average_precision(scores.score, unsafe),
+        "recall_at_k": metrics.recall_at_k(scores.score, unsafe, total),
+        "recall_in_lowest_20_percent": metrics.recall_in_lowest(scores.score, unsafe, 0.2),
+    }
+    if kept is not None and total:
+        lost = sum(label for row_id, label in zip(scores.ids, unsafe, strict=True) if row_id not in kept)
+        quality |= {"unsafe_rows_dropped": int(lost), "recall_in_dropped": float(lost / total)}
+    return quality
+
+
+def view(run: Run, results: dict[str, Any]) -> ReportView:
+    """What the page shows of the run."""
+    folder, manifest = run.folder, run.folder.manifest()
+    samples = run.material.rows.samples
+    rejected = [r["sealtune"] for r in folder.read_jsonl("select/dropped.jsonl") if r["sealtune"]["rank"] is not None]
+    return ReportView(
+        title=run.config.report.title,
+        config=manifest["config"],
+        manifest={k: v for k, v in manifest.items() if k != "config"},
+        scores=folder.read_scores(),
+        texts={s.id: (s.prompt, s.response) for s in samples},
+        kept=frozenset(folder.read_json("select/kept_ids.json") if "kept" in results["rows"] else ()),
+        rejected=[Rejected(**fields) for fields in rejected],
+        drops=run.material.candidates[1],
+        rank_steps=folder.read_jsonl("rank/log.jsonl"),
+        tune_steps=folder.read_jsonl("tune/log.jsonl"),
+        evaluation=results["evaluation"],
+        responses=[Response(**fields) for fields in folder.read_jsonl("evaluate/responses.jsonl")],
+        verdicts=[Verdict(**fields) for fields in folder.read_jsonl("evaluate/verdicts.jsonl")],
+        labels=run.material.labels(),
+        rows_shown=run.config.report.rows_shown,
+    )
+
+
+def short_table(results: dict[str, Any]) -> Table:
+    """The few figures that a user looks for first."""
+    from rich.table import Table
+
+    table = Table("what", "before", "after", title="sealtune")
+    rows, ranking = results["rows"], results["ranking"]
+    table.add_row("rows", f"{rows['ranked']:,}", f"{rows.get('kept', rows['ranked']):,}")
+    if ranking:
+        dropped = ranking.get("unsafe_rows_dropped", 0)
+        table.add_row("unsafe rows", f"{ranking['unsafe_rows']:,}", f"{ranking['unsafe_rows'] - dropped:,}")
+        if ranking["auroc"] is not None:
+            table.add_row("AUROC of the ranking", "", f"{ranking['auroc']:.3f}")
+            table.add_row(
+                "recall of unsafe rows in the dropped share", "", f"{ranking.get('recall_in_dropped', 0):.0%}"
+            )
+    for title, row in _measures(results["evaluation"]).items():
+        table.add_row(title, _show(row.get("base")), _show(row.get("tuned")))
+    table.add_row("seconds", "", "  ".join(f"{name} {cost['seconds']:.0f}" for name, cost in results["cost"].items()))
+    return table
+
+
+def _measures(evaluation: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Title of a measure over all sets -> model -> its row."""
+    titles = {"compliance": "harmful prompts answered", "over_refusal": "harmless prompts refused"}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in evaluation:
+        if row["measure"] == "loss":
+            title = f"loss on {row['set']} rows".replace("_", "-")
+        elif row["set"] == "all":
+            title = f"{titles[row['measure']]} ({row['judge']})"
+        else:
+            continue
+        found.setdefault(title, {})[row["model"]] = row
+    return found
+
+
+def _show(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    form = "{:.3f}" if row["measure"] == "loss" else "{:.0%}"
+    value, low, high = (form.format(row[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -1,0 +1,281 @@
+"""The one module that reads and writes run folders. Every file appears whole or not at all; no pickle, ever."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sealtune.records import Scores, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINTS_KEPT = 2
+
+
+class RunFolder:
+    """The folder of a run: a folder a stage, and the manifest that tells what is in them."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, name: str) -> Path:
+        """Where a file of the run lies."""
+        return self.root / name
+
+    # -- whole files -------------------------------------------------------------------------------------------------
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one text file."""
+        with self.whole_file(name) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write one JSON file, readable by people."""
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows, one JSON object a line. Values that JSON lacks (dates of Parquet) become text."""
+        with self.whole_file(name) as scratch, scratch.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in rows)
+
+    def read_json(self, name: str) -> Any:
+        """Content of a JSON file. Raises UserError where it is missing or broken."""
+        try:
+            return json.loads(self.path(name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path(name)}: no such file; run the stage that makes it first") from None
+        except ValueError as error:
+            raise UserError(f"{self.path(name)}: not valid JSON ({error}); delete it and run the stage again") from None
+
+    def read_jsonl(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a JSONL file; none where the file is missing."""
+        if not self.path(name).exists():
+            return []
+        with self.path(name).open("rb") as file:
+            return [json.loads(line) for line in file]
+
+    @contextlib.contextmanager
+    def whole_file(self, name: str) -> Iterator[Path]:
+        """A scratch path beside the target; it takes the target's name when the block ends well."""
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            yield scratch
+            _flush(scratch)
+            scratch.replace(target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def whole_folder(self, name: str) -> Iterator[Path]:
+        """A scratch folder beside the target; it takes the target's place when the block ends well."""
+        target = self.path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        try:
+            yield scratch
+            for file in scratch.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if target.exists():
+                shutil.rmtree(target)
+            scratch.chmod(0o755)
+            scratch.replace(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    # -- scores ------------------------------------------------------------------------------------------------------
+
+    def write_scores(self, scores: Scores) -> None:
+        """Write rank/scores.parquet."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.table({name: _column(getattr(scores, field)) for name, field in SCORE_COLUMNS.items()})
+        with self.whole_file("rank/scores.parquet") as scratch:
+            pq.write_table(table, scratch)
+
+    def read_scores(self) -> Scores:
+        """Read rank/scores.parquet. Raises UserError where it is missing or is not one."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path("rank/scores.parquet")
+        if not path.exists():
+            raise UserError(f"{path}: no such file; run `sealtune rank` first")
+        try:
+            columns = pq.read_table(path, columns=list(SCORE_COLUMNS)).to_pydict()
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
+        numbers = {field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")}
+        visits = np.asarray(columns["visits"], np.int64)
+        return Scores(ids=tuple(columns["id"]), source=tuple(columns["source"]), visits=visits, **numbers)
+
+    def write_selector(self, scores: Scores, method: str, weighting: str) -> None:
+        """Write the selector's logits, in the order of scores.parquet, and what they are."""
+        from safetensors.numpy import save_file
+
+        with self.whole_file("rank/selector.safetensors") as scratch:
+            save_file({"omega": np.ascontiguousarray(scores.score)}, scratch)
+        about = {"kind": "free_logits", "method": method, "weighting": weighting, "rows": len(scores)}
+        self.write_json("rank/selector_config.json", about | {"ids": "rank/scores.parquet, column id"})
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def write_checkpoint(self, step: int, state: dict[str, Tensor], inputs: Mapping[str, Any]) -> None:
+        """Write rank/checkpoint-<step>/ with what it was made from; the last two are kept."""
+        from safetensors.torch import save_file
+
+        with self.whole_folder(f"rank/checkpoint-{step}") as scratch:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in state.items()},
+                scratch / "state.safetensors",
+            )
+            digest = hash_file(scratch / "state.safetensors")
+            about = {"step": step, "sha256": digest, "inputs": inputs}
+            (scratch / "checkpoint.json").write_text(json.dumps(about, indent=2, default=_plain), encoding="utf-8")
+        for old in self.checkpoints()[:-CHECKPOINTS_KEPT]:
+            shutil.rmtree(old)
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint folders, the newest last."""
+        found = [p for p in self.path("rank").glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal()]
+        return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+
+    def remove_checkpoints(self) -> None:
+        """Remove them all: the ranking is finished."""
+        for folder in self.checkpoints():
+            shutil.rmtree(folder)
+
+    def read_checkpoint(self, which: bool | str, inputs: Mapping[str, Any]) -> tuple[int, dict[str, Tensor]] | None:
+        """Step and state of the newest whole checkpoint (or the folder ``which``); None where there is none.
+
+        Raises:
+            UserError: it was made from other data, another model or another config (what differs is named), or the
+                folder asked for is missing or damaged.
+        """
+        named = isinstance(which, str)
+        for folder in reversed([Path(which)] if isinstance(which, str) else self.checkpoints()):
+            about = _read_about(folder)
+            if about is None:
+                if named:
+                    raise UserError(f"{folder}: not a whole checkpoint; name another, or resume_from_checkpoint=true")
+                continue
+            _require_same_inputs(folder, about["inputs"], inputs)
+            from safetensors.torch import load_file
+
+            return int(about["step"]), load_file(folder / "state.safetensors")
+        return None
+
+    # -- manifest ----------------------------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest; empty where there is none yet."""
+        if not self.path("manifest.json").exists():
+            return {}
+        content = self.read_json("manifest.json")
+        return content if isinstance(content, dict) else {}
+
+    def is_done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether the stage was finished from these very inputs and its files are still as it left them."""
+        entry = self.manifest().get("stages", {}).get(stage)
+        if entry is None or entry["inputs"] != json.loads(json.dumps(inputs, default=_plain)):
+            return False
+        outputs: dict[str, str] = entry["outputs"]
+        return all(self.path(name).is_file() and hash_file(self.path(name)) == d for name, d in outputs.items())
+
+    def finish_stage(
+        self,
+        stage: str,
+        inputs: Mapping[str, Any],
+        outputs: Iterable[str],
+        cost: Mapping[str, Any],
+        about: Mapping[str, Any],
+    ) -> None:
+        """Enter a finished stage into the manifest: inputs, hashes of its outputs, cost; ``about`` at the top."""
+        manifest = self.manifest() | dict(about)
+        entry = {
+            "inputs": inputs,
+            "outputs": {name: hash_file(self.path(name)) for name in outputs},
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **cost,
+        }
+        manifest["stages"] = manifest.get("stages", {}) | {stage: entry}
+        self.write_json("manifest.json", manifest)
+
+    def outputs_of(self, stage: str) -> dict[str, str]:
+        """Hashes of a finished stage's files. Raises UserError where the stage was not run."""
+        entry = self.manifest().get("stages", {}).get(stage)
+        if entry is None:
+            raise UserError(
+                f"{self.root}: {stage} has not been run here; run `sealtune {stage} --out {self.root}` first"
+            )
+        outputs: dict[str, str] = entry["outputs"]
+        return outputs
+
+
+SCORE_COLUMNS = {
+    "id": "ids",
+    "source": "source",
+    "score": "score",
+    "weight": "weight",
+    "loss": "loss",
+    "gap": "gap",
+    "visits": "visits",
+}
+"""Column of scores.parquet -> field of Scores."""
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _column(values: Any) -> Any:
+    return list(values) if isinstance(values, tuple) else values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None where it is damaged."""
+    try:
+        about: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        whole = hash_file(folder / "state.safetensors") == about["sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return about if whole else None
+
+
+def _require_same_inputs(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    current = json.loads(json.dumps(now, default=_plain))
+    differing = [name for name in sorted({*then, *current}) if then.get(name) != current.get(name)]
+    if differing:
+        raise UserError(
+            f"{folder}: was made with another {', '.join(differing)}; give what it was made with, or start again in "
+            "another output_dir or with resume_from_checkpoint=false"
+        )

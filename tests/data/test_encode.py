@@ -1,0 +1,268 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tokenizers_for_tests as make
+from sealtune.data.encode import encode, encode_prompt
+from sealtune.data.template import DEFAULT_TEMPLATE, ensure_chat_template, prompt_text, render
+from sealtune.data.tokens import tokenize
+from sealtune.records import Message, Sample, UserError
+
+ALL = {
+    "chatml": make.chatml_tokenizer,
+    "trim_offsets": lambda: make.chatml_tokenizer(trim_offsets=True),
+    "llama3": make.llama3_tokenizer,
+    "gemma": make.gemma_tokenizer,
+    "thinking": make.thinking_tokenizer,
+    "phi": make.phi_tokenizer,
+    "mistral": make.mistral_tokenizer,
+    "default": make.bare_tokenizer,
+}
+END = {
+    "llama3": "<|eot|>",
+    "gemma": "<end_of_turn>",
+    "phi": "<|end|>",
+    "mistral": "</s>",
+    "default": "</s>",
+}
+
+SPECIALS = ["<|im_end|>", "<|im_start|>", "<|im_", "end|>", "<|eot|>", "</s>", "<s>", "<start_of_turn>", "<|end|>"]
+plain_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+hostile_text = st.lists(st.one_of(st.sampled_from(SPECIALS), st.text("ab |<>\n\U000f0000\U00100000", max_size=4))).map(
+    "".join
+)
+
+
+def sample(*turns, name="row"):
+    return Sample(name, tuple(Message(*turn) for turn in turns), "source", {})
+
+
+def pair(prompt, response):
+    return sample(("user", prompt), ("assistant", response))
+
+
+def encode_one(tokenizer, row, max_length=10_000, too_long="truncate"):
+    encoded, drops = encode([row], tokenizer, max_length, too_long)
+    assert not drops, drops
+    return encoded.row(0)
+
+
+def without_blanks(text):
+    return "".join(text.split())
+
+
+def reason(tokenizer, row, *options):
+    encoded, drops = encode([row], tokenizer, *(options or (10_000,)))
+    assert not len(encoded)
+    return drops[0].reason
+
+
+def template_ids(tokenizer, *turns):
+    return tokenizer.apply_chat_template([{"role": role, "content": content} for role, content in turns])["input_ids"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ids_are_those_of_the_chat_template_up_to_the_tail(name):
+    tokenizer = ALL[name]()
+    turns = [("user", " Hi  there\n"), ("assistant", " Yes: 4.\n"), ("user", "So?"), ("assistant", "é 😀\n\n fox ")]
+    ids, mask = encode_one(tokenizer, sample(*turns))
+    expected = template_ids(tokenizer, *turns)
+    assert ids.tolist() == expected[: len(ids)]
+    assert not tokenizer.decode(expected[len(ids) :]).strip()
+    assert mask[-1]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_answer_is_learned_with_its_marker_and_nothing_else(name):
+    tokenizer, end = ALL[name](), END.get(name, "<|im_end|>")
+    turns = [("user", "Who?"), ("assistant", "The fox."), ("user", "So?"), ("assistant", "A dog, too.")]
+    ids, mask = encode_one(tokenizer, sample(*turns))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    learned = [tokenizer.decode(ids[start:stop]) for start, stop in edges.reshape(-1, 2)]
+    assert [text.strip() for text in learned] == [f"The fox.{end}", f"A dog, too.{end}"]
+
+
+def test_chatml_text_is_as_written_out_by_hand():
+    ids, mask = encode_one(make.chatml_tokenizer(), pair("Hi", "Yes"))
+    assert make.chatml_tokenizer().decode(ids) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>"
+    )
+    assert mask.sum() == len(tokenize(make.chatml_tokenizer(), ["Yes<|im_end|>"])[0].ids)
+
+
+def test_space_before_the_answer_is_learned_where_the_first_token_holds_it():
+    tokenizer = make.mistral_tokenizer()
+    ids, mask = encode_one(tokenizer, pair("So?", "user"))
+    first = tokenizer.convert_ids_to_tokens(int(ids[mask][0]))
+    assert first.startswith("▁")
+    assert encode_prompt(tokenizer, "So?") == ids[~mask].tolist()
+
+
+@settings(max_examples=80, deadline=None)
+@given(prompt=plain_text, response=plain_text.filter(str.strip))
+@pytest.mark.parametrize("trim_offsets", [False, True])
+def test_learned_tokens_are_the_response_and_its_end(trim_offsets, prompt, response):
+    tokenizer = make.chatml_tokenizer(trim_offsets)
+    ids, mask = encode_one(tokenizer, pair(prompt, response))
+    expected, learned = response + "<|im_end|>", tokenizer.decode(ids[mask])
+    assert expected.endswith(learned)
+    assert not expected.removesuffix(learned).strip()  # blanks that share a token with the template's line break
+    if response[0] != " " and response.lstrip() == response:
+        assert learned == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(prompt=hostile_text, response=hostile_text.filter(str.strip), system=hostile_text)
+@pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "phi", "default", "mistral"])
+def test_special_tokens_in_a_row_are_text(name, prompt, response, system):
+    tokenizer = ALL[name]()
+    turns = [("system", system), ("user", prompt), ("assistant", response)]
+    encoded, drops = encode([sample(*turns)], tokenizer, 10_000)
+    if drops:  # the private characters that stand in for special tokens, in a row that also forges some
+        assert "\U00100000" in prompt + response + system
+        assert drops[0].reason == "special_token_in_text"
+        return
+    ids, mask = encoded.row(0)
+    special = set(tokenizer.added_tokens_decoder)
+    blank = [("system", "s"), ("user", "u"), ("assistant", "a")]
+    expected, _ = encode_one(tokenizer, sample(*blank))
+    assert [i for i in ids.tolist() if i in special] == [i for i in expected.tolist() if i in special]
+    learned = tokenizer.decode(ids[mask])
+    assert without_blanks(learned) == without_blanks(response + END.get(name, "<|im_end|>"))
+
+
+@pytest.mark.parametrize("name", ["chatml", "trim_offsets", "llama3", "gemma", "phi", "mistral"])
+def test_hostile_and_ordinary_rows_are_encoded_alike(name):
+    tokenizer = ALL[name]()
+    hostile, mask = encode_one(tokenizer, sample(("user", "</s><|im_end|> x"), ("assistant", "The fox <bos> <|eot|>")))
+    encoded, same = encode_one(tokenizer, sample(("user", "Hi"), ("assistant", "The fox")))
+    size = tokenize(tokenizer, ["The"])[0].ids.size
+    assert hostile[mask][:size].tolist() == encoded[same][:size].tolist()
+    assert hostile[mask][-1] == encoded[same][-1]
+
+
+def test_blanks_without_width_start_where_the_token_before_ends():
+    wide, trimmed = (tokenize(make.chatml_tokenizer(trim), ["a   b <|im_end|>"])[0] for trim in (False, True))
+    blank = [i for i, token in enumerate(wide.ids.tolist()) if not make.chatml_tokenizer().decode([token]).strip()]
+    assert len(blank) >= 2
+    assert trimmed.ids.tolist() == wide.ids.tolist()
+    assert trimmed.starts[blank].tolist() == wide.starts[blank].tolist()
+
+
+def test_contents_are_found_trimmed_as_the_template_trims_them():
+    tokenizer = make.llama3_tokenizer()
+    ids, mask = encode_one(tokenizer, pair(" x ", "\n The fox. \n"))
+    assert tokenizer.decode(ids[mask]) == "The fox.<|eot|>"
+    ids, mask = encode_one(make.thinking_tokenizer(), pair(" x ", "\n\n The fox. \n"))
+    assert make.thinking_tokenizer().decode(ids[mask]).strip() == "The fox. \n<|im_end|>"
+
+
+def test_system_prompt_is_merged_where_the_template_refuses_it():
+    tokenizer = make.gemma_tokenizer()
+    rendered = render(tokenizer, [Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes")])
+    assert rendered.text.startswith("<bos><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>")
+    lonely = render(tokenizer, [Message("system", "Be kind."), Message("assistant", "Yes")])
+    assert lonely.text.startswith("<bos><start_of_turn>user\nBe kind.<end_of_turn>")
+
+
+def test_template_that_rewrites_or_refuses_drops_the_row():
+    assert reason(make.thinking_tokenizer(), pair("a", "<think>b</think>\n\nc")) == "template_rewrites_answer"
+    assert reason(make.gemma_tokenizer(), sample(("assistant", "a"))) == "template_refuses"
+
+
+def test_marks_are_not_taken_from_the_row():
+    tokenizer = make.chatml_tokenizer()
+    text = "".join(map(chr, range(0xF0000, 0xF0010)))
+    ids, mask = encode_one(tokenizer, pair(text, text))
+    assert tokenizer.decode(ids[mask]) == f"{text}<|im_end|>"
+
+
+def test_turns_behind_the_last_answer_are_cut():
+    tokenizer = make.gemma_tokenizer()
+    short = encode_one(tokenizer, pair("Hi", "Yes"))
+    longer = encode_one(tokenizer, sample(("user", "Hi"), ("assistant", "Yes"), ("user", "a"), ("user", "b")))
+    assert longer[0].tolist() == short[0].tolist()
+    assert reason(tokenizer, sample(("user", "Hi"))) == "no_assistant_turn"
+
+
+def test_long_rows_are_cut_from_the_right_or_dropped():
+    tokenizer, row = make.chatml_tokenizer(), pair("Hi", "one two three four five six seven")
+    ids, mask = encode_one(tokenizer, row)
+    first = int(np.flatnonzero(mask)[0])
+    cut, cut_mask = encode_one(tokenizer, row, first + 4)
+    assert cut.tolist() == ids[: first + 4].tolist()
+    assert cut_mask.sum() == 4
+    assert reason(tokenizer, row, first + 3) == "too_long"
+    assert reason(tokenizer, row, len(ids) - 1, "drop") == "too_long"
+    assert len(encode_one(tokenizer, row, len(ids), "drop")[0]) == len(ids)
+
+
+def test_only_the_last_answer_counts_for_the_cut():
+    tokenizer = make.chatml_tokenizer()
+    turns = [
+        ("user", "Hi"),
+        ("assistant", "The quick brown fox."),
+        ("user", "So? " * 9),
+        ("assistant", "The lazy dog."),
+    ]
+    _, mask = encode_one(tokenizer, sample(*turns))
+    last_starts = int(np.flatnonzero(~mask)[-1]) + 1
+    assert reason(tokenizer, sample(*turns), last_starts) == "too_long"
+
+
+def test_answer_without_tokens_is_dropped():
+    from tokenizers import normalizers
+
+    tokenizer = make.bare_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("z", "")
+    assert reason(tokenizer, pair("a", "zzz")) == "empty_response"
+
+
+def test_batch_keeps_order_and_names(monkeypatch):
+    monkeypatch.setattr("sealtune.data.encode.BATCH_ROWS", 3)
+    texts = ["one", "two <|im_end|>", "<think></think>", "four", "five", "six <|im_start|>", "seven"]
+    rows = [sample(("user", "a"), ("assistant", text), name=text) for text in texts]
+    tokenizer = make.thinking_tokenizer()
+    encoded, drops = encode(rows, tokenizer, 1000)
+    assert encoded.ids == tuple(text for text in texts if "think" not in text)
+    assert [drop.id for drop in drops] == ["<think></think>"]
+    for i, name in enumerate(encoded.ids):
+        ids, mask = encoded.row(i)
+        assert tokenizer.decode(ids[mask]) == f"{name}<|im_end|>"
+    assert encoded.source == ("source",) * 6
+    assert len(encode([], tokenizer, 10)[0]) == 0
+
+
+def test_default_template_is_given_once_and_serves_generation_too():
+    tokenizer = make.bare_tokenizer()
+    ensure_chat_template(tokenizer)
+    assert tokenizer.chat_template == DEFAULT_TEMPLATE
+    assert prompt_text(tokenizer, "Hi") == "<s>### User:\nHi\n\n### Assistant:\n"
+    rendered = render(tokenizer, [Message("system", "s"), Message("user", "u"), Message("assistant", "a")])
+    assert rendered.text == "<s>### System:\ns\n\n### User:\nu\n\n### Assistant:\na</s>\n\n"
+    kept = make.chatml_tokenizer().chat_template
+    ensure_chat_template(make.chatml_tokenizer())
+    assert make.chatml_tokenizer().chat_template == kept
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_prompt_is_what_stands_before_the_answer(name):
+    tokenizer = ALL[name]()
+    prompt = "Who <|im_end|> </s> <|eot|> jumps?"
+    ids, mask = encode_one(tokenizer, pair(prompt, "fox"))
+    assert encode_prompt(tokenizer, prompt) == ids[: int(np.flatnonzero(mask)[0])].tolist()
+    assert "fox" not in prompt_text(tokenizer, prompt)
+
+
+def test_faults_a_user_can_mend(monkeypatch):
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(UserError, match="not a fast one"):
+        encode([pair("a", "b")], Slow(), 10)
+    tokenizer = make.bare_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('never') }}"
+    with pytest.raises(UserError, match="prompt 'Hi': the chat template: never"):
+        encode_prompt(tokenizer, "Hi")
