@@ -1,11 +1,11 @@
 import pytest
 import torch
-from tiny import random_rows, tiny_model
 
 from sealtune.adapters import data_set_losses, full_players, lora_players
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batches
 from sealtune.records import UserError
+from tiny import random_rows, tiny_model
 
 SETTINGS = RankConfig(per_device_train_batch_size=4, learning_rate=0.01, lora_target_modules="all-linear")
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tiny import tiny_model
 
 from sealtune import losses
 from sealtune.losses import Head, row_losses
+from tiny import tiny_model
 
 
 def naive_row_losses(hidden, head, tokens, mask):

@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny import random_rows, tiny_model
 
 from sealtune.adapters import lora_players
 from sealtune.config import RankConfig
@@ -11,10 +10,13 @@ from sealtune.data.batches import Batches
 from sealtune.records import RunError
 from sealtune.selector import FreeLogits, Mirror
 from sealtune.train import Ranking
+from tiny import random_rows, tiny_model
 
 
 def ranking(candidates=13, safe=3, **changes):
-    settings = RankConfig(**({"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.01} | changes))
+    settings = RankConfig(
+        **({"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.01} | changes)
+    )
     names = ["theta", "theta_hat"] if settings.algorithm == 1 else ["theta"]
     players = lora_players(tiny_model(), settings, names, seed=0)
     selector = FreeLogits(candidates, Mirror())

@@ -27,6 +27,8 @@ class LanguageModel:
     """The two halves of a causal language model: the body that makes hidden states, and the head that reads them."""
 
     def __init__(self, model: PreTrainedModel) -> None:
+        if hasattr(model, "get_base_model"):  # a PeftModel: its adapters lie within the layers of the base
+            model = model.get_base_model()
         self.body: nn.Module = model.base_model
         self.head = output_head(model)
         self.device: torch.device = model.device

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from sealtune.records import UserError
 
@@ -32,6 +33,9 @@ class DatasetConfig(Block):
     )
     format: str | None = Field(None, description="row format, e.g. alpaca; found from the columns where absent")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the rows to take, chosen by a hash of the id")
+    rows: SkipJsonSchema[list[dict[str, Any]] | None] = Field(
+        None, exclude=True, description="the rows themselves, for callers from Python; path is then only their name"
+    )
 
 
 class LoraBlock(Block):

@@ -35,6 +35,7 @@ def train(
         UserError: a setting that the trainer or peft refuses.
         RunError: the loss became NaN or infinite.
     """
+    from transformers import PrinterCallback
     from trl import SFTTrainer
 
     settings = config.tune
@@ -50,6 +51,7 @@ def train(
             )
         except ValueError as error:
             raise UserError(f"tune: {' '.join(str(error).split())}") from None
+        trainer.remove_callback(PrinterCallback)  # our own progress says it
         trainer.train()
     return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
 

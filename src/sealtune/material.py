@@ -87,7 +87,9 @@ class Material:
 
 def data_fingerprint(config: DatasetConfig) -> dict[str, Any]:
     """The settings of a data set, with a hash of its file or files where they are local."""
-    return {**config.model_dump(), "sha256": path_fingerprint(config.path)}
+    if config.rows is None:
+        return {**config.model_dump(), "sha256": path_fingerprint(config.path)}
+    return {**config.model_dump(), "sha256": hashlib.sha256(repr(config.rows).encode("utf-8", "replace")).hexdigest()}
 
 
 def path_fingerprint(path: str) -> str | None:

@@ -162,6 +162,9 @@ def _four_bit(dtype: torch.dtype) -> Any:
 
 def _load(kind: Any, config: Config, **options: Any) -> Any:
     """``kind.from_pretrained`` with one clear line where it fails."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     place = locate(config.model_name_or_path)
     options |= {"trust_remote_code": config.trust_remote_code, "revision": config.model_revision or "main"}
     try:

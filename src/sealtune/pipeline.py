@@ -146,7 +146,8 @@ def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     run.folder.write_jsonl("select/mixed.jsonl", (s.row for s in run.material.mixed.samples))
     mixed = len(run.material.mixed.samples)
     say(
-        f"select: {len(kept):,} kept, {len(selection.rejected):,} dropped by rank, {len(drops):,} unusable, {mixed} mixed in"
+        f"select: {len(kept):,} rows kept, {len(selection.rejected):,} dropped by rank, {len(drops):,} unusable, "
+        f"{mixed:,} mixed in"
     )
     names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl")
     return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})

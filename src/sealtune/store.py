@@ -42,12 +42,12 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one JSON file, readable by people."""
-        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, default=_plain) + "\n")
+        self.write_text(name, json.dumps(_without_nan(content), indent=2, ensure_ascii=False, default=_plain) + "\n")
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, one JSON object a line. Values that JSON lacks (dates of Parquet) become text."""
-        with self.whole_file(name) as scratch, scratch.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in rows)
+        with self.whole_file(name) as scratch, scratch.open("wb") as file:
+            file.writelines(_json_line(row) for row in rows)
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON file. Raises UserError where it is missing or broken."""
@@ -246,6 +246,23 @@ def hash_file(path: Path) -> str:
 
 def _column(values: Any) -> Any:
     return list(values) if isinstance(values, tuple) else values
+
+
+def _json_line(row: Mapping[str, Any]) -> bytes:
+    """The row as JSON. Half of a surrogate pair, which UTF-8 cannot hold, stays the escape that it was."""
+    try:
+        return (json.dumps(row, ensure_ascii=False, default=_plain) + "\n").encode("utf-8")
+    except UnicodeEncodeError:
+        return (json.dumps(row, default=_plain) + "\n").encode("ascii")
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null in place of NaN, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _plain(value: Any) -> Any:

@@ -58,7 +58,7 @@ def load(configs: Sequence[DatasetConfig]) -> Rows:
 
 
 def _read(config: DatasetConfig) -> list[_Entry]:
-    rows = [row for _, row in read_rows(config)]
+    rows = config.rows if config.rows is not None else [row for _, row in read_rows(config)]
     view = _renaming(config.columns)
     reader = _choose_reader(config, {column for row in rows for column in row})
     fallback = config.name or Path(config.path).stem

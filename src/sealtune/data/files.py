@@ -35,7 +35,7 @@ def read_rows(config: DatasetConfig) -> Iterator[PlacedRow]:
     except OSError as error:
         raise UserError(f"{config.path}: cannot be read: {error.strerror or error}") from None
     if empty:
-        raise UserError(f"{config.path}: no rows")
+        raise UserError(f"{config.path}: no rows; the file is empty, or holds only a header")
 
 
 def _open(config: DatasetConfig) -> Iterator[PlacedRow]:

@@ -1,0 +1,122 @@
+"""The verbs for Python: what the commands do, with objects in place of files.
+
+    import sealtune
+
+    scores = sealtune.rank("smollm2-135m-instruct", rows, safe_rows, max_length=512, rank={"num_train_epochs": 2})
+    selection = sealtune.select(scores, keep_ratio=0.8)
+    model, tokenizer = sealtune.tune("smollm2-135m-instruct", rows, keep=selection.kept)
+    table = sealtune.evaluate(model, tokenizer, prompts)
+
+Rows are lists of dicts in any format that the commands read, or the path of a file or the id of a hub data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sealtune.config import Config, EvaluateConfig, SelectConfig, build_config
+from sealtune.console import track
+from sealtune.material import Material
+from sealtune.records import Prompt, Scores, Selection, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RowsLike = str | Sequence[Mapping[str, Any]]
+
+
+def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
+    """Scores of all usable rows, higher = keep.
+
+    Args:
+        model: hub id, folder or GGUF file.
+        rows: the candidates.
+        safe: rows that show safe behaviour.
+        settings: keys of the config, e.g. ``max_length=512, rank={"method": "seal"}``.
+
+    Raises:
+        UserError: settings or rows that cannot be used.
+        RunError: a loss became NaN or infinite.
+    """
+    from sealtune import models, rankers
+
+    config = _config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe"))
+    material = Material(config)
+    full = not config.rank.use_peft
+    with track("rank") as advance:
+        job = rankers.Job(
+            material.candidates[0],
+            material.safe[0],
+            config,
+            lambda: models.load_model(config, full=full),
+            lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
+        )
+        return rankers.rank(job)
+
+
+def select(scores: Scores, **settings: Any) -> Selection:
+    """The rows to keep: ``keep_ratio=0.8`` or ``threshold=...``. Raises UserError where nothing would be kept."""
+    from sealtune import selection
+
+    return selection.select(scores, SelectConfig(**settings))
+
+
+def tune(
+    model: str, rows: RowsLike, keep: Collection[str] | None = None, **settings: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model fine-tuned on the rows (those whose ids are in ``keep``), and its tokenizer.
+
+    Raises:
+        UserError: settings or rows that cannot be used.
+        RunError: the loss became NaN or infinite.
+    """
+    from sealtune import finetune, models
+
+    config = _config(model, settings, datasets=_source(rows, "rows"))
+    material = Material(config)
+    encoded = material.candidates[0]
+    if keep is not None:
+        wanted = frozenset(keep)
+        if unknown := sorted(wanted - set(encoded.ids)):
+            raise UserError(f"keep: {len(unknown)} ids are not among the rows, for example {unknown[0]}")
+        encoded = encoded.take([i for i, row_id in enumerate(encoded.ids) if row_id in wanted])
+    with track("tune") as advance:
+        base = models.load_model(config, full=not config.tune.use_peft)
+        tuned, _ = finetune.train(base, material.tokenizer, encoded, config, advance)
+    return tuned, material.tokenizer
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Mapping[str, str]],
+    name: str = "tuned",
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Table rows (measure, value, 95 % interval, n) of the model's answers to ``prompts``.
+
+    Args:
+        model: what ``tune`` gave, or any causal language model.
+        tokenizer: its tokenizer.
+        prompts: mappings with ``prompt`` and ``kind`` (``harmful`` or ``harmless``).
+        name: what the table calls the model.
+        settings: keys of the config's ``evaluate`` block.
+    """
+    from sealtune.evaluation.judges import get_judge
+    from sealtune.evaluation.metrics import summarise
+    from sealtune.examine import answer
+
+    chosen = EvaluateConfig(**settings)
+    asked = [Prompt(str(i), p["prompt"], p["kind"], p["kind"]) for i, p in enumerate(prompts)]
+    with track("answers") as advance:
+        responses = answer(model, name, asked, tokenizer, chosen, advance)
+    return summarise([verdict for judge in chosen.judges for verdict in get_judge(judge)(responses, chosen)])
+
+
+def _config(model: str, settings: dict[str, Any], **sources: Any) -> Config:
+    return build_config({"model_name_or_path": model, **settings, **sources}, "settings")
+
+
+def _source(rows: RowsLike, name: str) -> list[dict[str, Any]]:
+    return [{"path": rows} if isinstance(rows, str) else {"path": name, "rows": [dict(row) for row in rows]}]

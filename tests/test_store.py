@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sealtune.records import Scores, UserError
+from sealtune.store import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+def names(folder):
+    return sorted(str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file())
+
+
+def test_a_file_appears_whole_or_not_at_all(folder):
+    folder.write_text("a.txt", "first")
+    with pytest.raises(RuntimeError), folder.whole_file("a.txt") as scratch:
+        scratch.write_text("half")
+        raise RuntimeError
+    assert names(folder) == ["a.txt"]
+    assert folder.path("a.txt").read_text() == "first"
+
+
+def test_a_folder_appears_whole_or_not_at_all(folder):
+    with pytest.raises(RuntimeError), folder.whole_folder("tune") as scratch:
+        (scratch / "x").write_text("half")
+        raise RuntimeError
+    assert names(folder) == []
+    for content in ("one", "two"):
+        with folder.whole_folder("tune") as scratch:
+            (scratch / "x").write_text(content)
+    assert folder.path("tune/x").read_text() == "two"
+    assert names(folder) == ["tune/x"]
+
+
+def test_scores_come_back(folder):
+    nan = np.array([np.nan, 1.0])
+    scores = Scores(("a", "b"), ("s", "t"), np.array([1.5, -2]), np.ones(2), nan, nan, np.array([3, 0]))
+    folder.write_scores(scores)
+    back = folder.read_scores()
+    assert (back.ids, back.source) == (scores.ids, scores.source)
+    np.testing.assert_array_equal(back.score, scores.score)
+    np.testing.assert_array_equal(back.loss, nan)
+    assert back.visits.tolist() == [3, 0]
+
+
+def test_missing_and_broken_scores_are_named(folder):
+    with pytest.raises(UserError, match="run `sealtune rank` first"):
+        folder.read_scores()
+    folder.write_text("rank/scores.parquet", "not parquet")
+    with pytest.raises(UserError, match="not a file of scores"):
+        folder.read_scores()
+
+
+def test_json_has_no_nan_and_rows_survive(folder):
+    folder.write_json("x.json", {"a": [float("nan"), np.float64(2.0)]})
+    assert json.loads(folder.path("x.json").read_text(), parse_constant=pytest.fail) == {"a": [None, 2.0]}
+    row = {"text": "line\u2028separator \ud800 <|im_end|>\n", "n": 1}
+    folder.write_jsonl("rows.jsonl", [row, row])
+    assert folder.read_jsonl("rows.jsonl") == [row, row]
+    assert folder.path("rows.jsonl").read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_read(folder):
+    inputs = {"seed": 1, "rank": {"gamma": 0.1}}
+    for step in (2, 4, 10):
+        folder.write_checkpoint(step, {"x": torch.tensor([float(step)])}, inputs)
+    assert [p.name for p in folder.checkpoints()] == ["checkpoint-4", "checkpoint-10"]
+    step, state = folder.read_checkpoint(True, inputs)
+    assert (step, state["x"].item()) == (10, 10.0)
+    folder.path("rank/checkpoint-10/state.safetensors").write_bytes(b"torn")
+    assert folder.read_checkpoint(True, inputs)[0] == 4
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        folder.read_checkpoint(str(folder.path("rank/checkpoint-10")), inputs)
+
+
+def test_a_checkpoint_of_something_else_is_refused_by_name(folder):
+    folder.write_checkpoint(2, {"x": torch.zeros(1)}, {"seed": 1, "model": "a"})
+    with pytest.raises(UserError, match="another model;"):
+        folder.read_checkpoint(True, {"seed": 1, "model": "b"})
+
+
+def test_a_stage_is_done_while_inputs_and_outputs_stay(folder):
+    folder.write_text("rank/a", "x")
+    folder.finish_stage("rank", {"seed": 1}, ["rank/a"], {"seconds": 1.0}, {"seed": 1})
+    assert folder.is_done("rank", {"seed": 1})
+    assert not folder.is_done("rank", {"seed": 2})
+    folder.write_text("rank/a", "y")
+    assert not folder.is_done("rank", {"seed": 1})
+    folder.path("rank/a").unlink()
+    assert not folder.is_done("rank", {"seed": 1})
+    with pytest.raises(UserError, match="run `sealtune select"):
+        folder.outputs_of("select")
