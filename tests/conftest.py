@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-WORDS = "red green blue quick brown fox jumps over lazy dog sum answer list colour helpful".split()
+WORDS = ["red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "sum", "answer", "list"]
 
 
 def made_rows(n, seed, **extra):
@@ -58,7 +58,10 @@ def project(tmp_path, tiny_folder, monkeypatch):
         "rank": {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.01},
         "tune": {"num_train_epochs": 1, "learning_rate": 0.01},
         "evaluate": {
-            "prompts": [{"path": "ask.jsonl", "kind": "harmful"}, {"path": "ask.jsonl", "kind": "harmless", "name": "ok"}],
+            "prompts": [
+                {"path": "ask.jsonl", "kind": "harmful"},
+                {"path": "ask.jsonl", "kind": "harmless", "name": "ok"},
+            ],
             "held_out_datasets": [{"path": "held.jsonl"}],
             "max_new_tokens": 4,
         },

@@ -143,3 +143,31 @@ def test_a_model_that_changes_its_logits_is_refused():
     model.forward = twisted
     with pytest.raises(UserError, match="not supported"):
         lora_players(model, SETTINGS, ["theta"], seed=0)
+
+
+def test_four_bit_players_learn_and_their_base_stays(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from sealtune.config import build_config
+    from sealtune.models import load_model
+
+    tiny_model(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
+    config = build_config({"model_name_or_path": str(tmp_path), "load_in_4bit": True, "dtype": "float32"})
+    model = load_model(config)
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    before = model.model.layers[0].mlp.up_proj.weight.clone()
+    both = lora_players(model, SETTINGS, ["theta", "theta_hat"], seed=0)
+    first = both["theta"].learn(batch(), torch.ones(6))
+    for _ in range(5):
+        both["theta"].descend()
+        both["theta"].learn(batch(), torch.ones(6))
+    assert both["theta"].learn(batch(), torch.zeros(6)).mean() < first.mean() - 0.05
+    torch.testing.assert_close(both["theta_hat"].learn(batch(), torch.zeros(6)), first, rtol=1e-5, atol=1e-5)
+    assert torch.equal(before, model.model.layers[0].mlp.up_proj.base_layer.weight)
+
+
+def test_a_player_that_no_gradient_reaches_is_refused():
+    _, both = players()
+    both["theta"].model.hidden = lambda tokens: torch.zeros(*tokens.shape, 32, requires_grad=True)
+    both["theta"].learn(batch(), torch.ones(6))
+    with pytest.raises(UserError, match="no gradient reaches"):
+        both["theta"].descend()

@@ -2,9 +2,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import made_rows
 
 import sealtune
+from conftest import made_rows
 from sealtune.records import UserError
 
 
@@ -24,6 +24,7 @@ def test_the_verbs_work_on_objects(tiny_folder):
 
 
 def test_importing_the_package_and_its_help_loads_no_torch():
-    code = "import sys, sealtune, sealtune.cli; print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    heavy = ("torch", "transformers", "pydantic")
+    code = f"import sys, sealtune, sealtune.cli; print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

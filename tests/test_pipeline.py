@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import made_rows, write_jsonl
 from safetensors import safe_open
 
+from conftest import made_rows, write_jsonl
 from sealtune.config import build_config
 from sealtune.pipeline import STAGES, Run
 from sealtune.records import RunError, UserError

@@ -42,11 +42,11 @@ def test_records_tell_what_happened():
 
 
 @pytest.mark.parametrize("algorithm", [1, 2])
-@pytest.mark.parametrize("stop", [1, 4, 6])
-def test_a_resumed_ranking_ends_bit_for_bit_equal(algorithm, stop):
-    whole = ranking(algorithm=algorithm)
+@pytest.mark.parametrize("stop, dropout", [(1, 0.0), (4, 0.0), (6, 0.3)])
+def test_a_resumed_ranking_ends_bit_for_bit_equal(algorithm, stop, dropout):
+    settings = {"algorithm": algorithm, "lora_dropout": dropout}
+    whole, first, second = (ranking(**settings) for _ in range(3))
     whole_records = list(whole.run())
-    first, second = ranking(algorithm=algorithm), ranking(algorithm=algorithm)
     steps = first.run()
     for _ in range(stop):
         next(steps)

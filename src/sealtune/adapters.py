@@ -85,7 +85,9 @@ class Player:
 
     def descend(self) -> None:
         """One clipped AdamW step on what ``learn`` gathered."""
-        nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        if not self.optimizer.state and float(norm) == 0:  # once only: it waits for the device
+            raise UserError("no gradient reaches the trained weights; these layers or this kind of base cannot be trained")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -198,7 +200,10 @@ def _prepare(model: PreTrainedModel, settings: LoraBlock) -> None:
     model.requires_grad_(False)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train(settings.gradient_checkpointing or settings.lora_dropout > 0)
+    # Evaluation mode where possible: losses without noise. Checkpointing works in training mode alone, and in
+    # evaluation mode bitsandbytes packs 4-bit weights for the CPU into a form that no gradient passes.
+    four_bit = getattr(model, "is_loaded_in_4bit", False)
+    model.train(settings.gradient_checkpointing or settings.lora_dropout > 0 or four_bit)
 
 
 def _lora_player(adapted: Any, name: str, language_model: LanguageModel, settings: LoraBlock) -> Player:

@@ -52,6 +52,7 @@ class Ranking:
         self.players = players
         self.selector = selector
         self.settings = settings
+        self.seed = seed
         self.step = 0
         n = len(candidates)
         self.visits = torch.zeros(n, dtype=torch.int64)
@@ -68,6 +69,7 @@ class Ranking:
         while self.step < self.total_steps:
             started = time.perf_counter()
             epoch = self.step // self.candidates.per_epoch
+            torch.manual_seed(self.seed + self.step)  # dropout, where there is some, repeats after a resume
             step = self._penalty_step(gamma_at(epoch, self.settings.gamma, self.settings.gamma_schedule))
             self._remember(step)
             self.step += 1

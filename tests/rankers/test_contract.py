@@ -1,12 +1,12 @@
-"""What every ranker must hold: a finite score per id, same seed same scores, and no regard for the order of the rows."""
+"""What every ranker must hold: a finite score an id, same seed same scores, and no regard for the rows' order."""
 
 import numpy as np
 import pytest
-from tiny import random_rows, tiny_model
 
 from sealtune import rankers
 from sealtune.config import build_config
 from sealtune.records import UserError
+from tiny import random_rows, tiny_model
 
 CASES = [(name, {}) for name in rankers.names()] + [
     ("seal", {"algorithm": 1}),
