@@ -87,7 +87,9 @@ class Player:
         """One clipped AdamW step on what ``learn`` gathered."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         if not self.optimizer.state and float(norm) == 0:  # once only: it waits for the device
-            raise UserError("no gradient reaches the trained weights; these layers or this kind of base cannot be trained")
+            raise UserError(
+                "no gradient reaches the trained weights; these layers or this kind of base cannot be trained"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
