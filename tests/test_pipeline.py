@@ -39,7 +39,8 @@ def finished(project):
 
 def test_all_files_of_the_design_are_there_and_agree(finished):
     table = scores()
-    assert set(table) == {"id", "source", "score", "weight", "loss", "gap", "visits"}
+    assert set(table) == {"id", "row", "source", "score", "weight", "loss", "gap", "visits"}
+    assert table["row"] == list(range(20))
     assert table["id"] == [row["id"] for row in made_rows(20, 1)]
     assert table["visits"] == [2] * 20
     assert table["source"] == ["candidates"] * 20
@@ -49,7 +50,8 @@ def test_all_files_of_the_design_are_there_and_agree(finished):
     assert len(kept) == 16
     assert all(row == original[row["id"]] for row in kept)
     assert [r["id"] for r in kept] == [i for i in original if i in {r["id"] for r in kept}]
-    assert [r["sealtune"]["rank"] for r in dropped] == [20, 19, 18, 17]
+    assert {r["sealtune"]["rank"] for r in dropped} == {20, 19, 18, 17}
+    assert [r["id"] for r in dropped] == [i for i in original if i in {r["id"] for r in dropped}]
     lowest = sorted(zip(table["score"], table["id"], strict=True))[:4]
     assert {r["id"] for r in dropped} == {row_id for _, row_id in lowest}
 
@@ -135,7 +137,7 @@ def test_an_adapter_can_be_merged(project):
 
 
 def test_rows_that_cannot_be_used_are_written_down(project):
-    rows = [*made_rows(8, 1), {"id": "empty", "prompt": "red", "response": "", "unsafe": 0}]
+    rows = [{"id": "empty", "prompt": "red", "response": "", "unsafe": 0}, *made_rows(8, 1)]
     rows.append({"id": "long", "prompt": "blue " * 200, "response": "fox", "unsafe": 0})
     write_jsonl(Path("candidates.jsonl"), rows)
     run(project, "rank", "select")
@@ -145,7 +147,8 @@ def test_rows_that_cannot_be_used_are_written_down(project):
     }
     unranked = [r for r in read("out/select/dropped.jsonl") if r["sealtune"]["rank"] is None]
     assert {r["id"] for r in unranked} == {"empty", "long"}
-    assert len(scores()["id"]) == 8
+    assert scores()["row"] == list(range(1, 9))
+    assert [r["id"] for r in read("out/select/dropped.jsonl")][::3] == ["empty", "long"]
 
 
 # -- resume ------------------------------------------------------------------------------------------------------------
@@ -180,6 +183,73 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(project, monke
     assert repr(scores("out")) == repr(scores("whole"))  # as text: the gap of Algorithm 2 is NaN
     assert [r["step"] for r in read("out/rank/log.jsonl")] == list(range(1, 11))
     assert not list(Path("out/rank").glob("checkpoint-*"))
+
+
+def test_ctrl_c_at_the_last_step_lets_it_finish(project, monkeypatch):
+    interrupt_at(10, monkeypatch)
+    run(project, "rank")
+    assert len(scores()["id"]) == 20
+
+
+def test_starting_anew_keeps_the_old_checkpoint_until_there_is_another(project, monkeypatch):
+    from sealtune import recorder
+
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        with pytest.raises(RunError):
+            run(project, "rank")
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Recorder, "on_step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(project, "rank")
+    assert [p.name for p in Path("out/rank").glob("checkpoint-*")] == ["checkpoint-4"]
+    with monkeypatch.context() as patch:
+        interrupt_at(2, patch)
+        with pytest.raises(RunError):
+            run(project, "rank")
+    assert [p.name for p in Path("out/rank").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_tuning_refuses_rows_that_are_not_those_that_were_ranked(finished):
+    with pytest.raises(UserError, match="tune: max_length changed since the rows were ranked"):
+        run(finished, "tune", max_length=32)
+    rows = list(made_rows(20, 1))
+    rows[2]["response"] = "something else"
+    write_jsonl(Path("candidates.jsonl"), rows)
+    with pytest.raises(UserError, match="tune: datasets changed since the rows were ranked"):
+        run(finished, "tune")
+
+
+def test_a_report_follows_the_labels_and_refuses_other_rows(finished):
+    rows = list(made_rows(20, 1))
+    for row in rows:
+        row["unsafe"] = 1 - row["unsafe"]
+    write_jsonl(Path("candidates.jsonl"), rows)
+    before = json.loads(Path("out/results.json").read_text())["ranking"]
+    run(finished, "report")
+    after = json.loads(Path("out/results.json").read_text())["ranking"]
+    assert after["unsafe_rows"] == 20 - before["unsafe_rows"]
+    assert after["auroc"] == pytest.approx(1 - before["auroc"])
+    write_jsonl(Path("candidates.jsonl"), made_rows(21, 1))
+    with pytest.raises(UserError, match="1 rows have no score"):
+        run(finished, "report")
+
+
+def test_a_held_out_set_of_one_row_has_a_loss_without_interval(project):
+    write_jsonl(Path("held.jsonl"), made_rows(1, 3))
+    Path("config.yaml").write_text(yaml.safe_dump(project))
+    outcome = cli("run", "config.yaml")
+    assert outcome.exit_code == 0, outcome.output
+    assert "loss on held-out rows" in outcome.output
+
+
+def test_faults_of_later_stages_are_told_before_the_first(project):
+    project["evaluate"]["prompts"][0]["path"] = "nowhere.jsonl"
+    Path("config.yaml").write_text(yaml.safe_dump(project))
+    outcome = cli("run", "config.yaml")
+    assert outcome.exit_code == 2
+    assert "nowhere.jsonl" in outcome.output
+    assert not Path("out/rank").exists()
 
 
 def test_a_checkpoint_of_other_settings_is_refused(project, monkeypatch):
@@ -286,7 +356,10 @@ BAD = [
     (lambda p: p.update(model_name_or_path="."), ["model_name_or_path", "cannot be loaded"]),
     (lambda p: p["rank"].update(method="sael"), ["no ranker 'sael'", "'seal'"]),
     (lambda p: p["rank"].update(lora_target_modules=["nope"]), ["lora_target_modules"]),
+    (lambda p: p["rank"].update(lora_target_modules=["lm_head"]), ["lora_target_modules", "output layer"]),
     (lambda p: p.update(load_in_4bit=True, rank={**p["rank"], "use_peft": False}), ["load_in_4bit"]),
+    (lambda p: p.update(load_in_4bit=True, tune={"merge": True}), ["load_in_4bit", "tune.merge"]),
+    (lambda p: p.update(output_dir="candidates.jsonl"), ["output_dir", "cannot be written to"]),
 ]
 
 
@@ -341,3 +414,17 @@ def test_a_full_disk_is_one_line(project, monkeypatch):
     assert outcome.exit_code == 1
     assert "the disk is full" in outcome.output
     assert not [p for p in Path("out").rglob("*") if p.is_file()]
+
+
+def test_a_broken_model_file_is_one_line(project, tiny_folder):
+    import shutil
+
+    shutil.copytree(tiny_folder, "torn")
+    weights = Path("torn/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    Path("fake.gguf").write_bytes(b"not gguf")
+    Path("config.yaml").write_text(yaml.safe_dump(project))
+    for model in ("torn", "fake.gguf"):
+        outcome = cli("rank", "config.yaml", f"model_name_or_path={model}")
+        assert outcome.exit_code == 2, outcome.output
+        assert outcome.output.count("error: ") == 1

@@ -103,3 +103,14 @@ def test_state_goes_on_bit_for_bit(update):
     steps(second, 5, 12)
     assert torch.equal(whole.omega, second.omega)
     assert torch.equal(whole.all_weights(), second.all_weights())
+
+
+def test_mirror_on_the_sigmoid_is_its_own_mirror_step_without_a_baseline():
+    """The mirror map w -> log(w / (2 - w)) of the entropy on (0, 2) is omega itself: it falls by rate * signal."""
+    selector = logits(update=Mirror(0.5), weighting="sigmoid")
+    before, rows, signal = selector.all_weights(), torch.tensor([0, 3]), torch.tensor([2.0, 1.0])
+    selector.descend(rows, signal)
+    after = selector.all_weights()
+    moved = torch.log(after / (2 - after)) - torch.log(before / (2 - before))
+    torch.testing.assert_close(moved[rows], -0.5 * signal.double())
+    assert (after[rows] < before[rows]).all()

@@ -41,7 +41,7 @@ def test_a_folder_appears_whole_or_not_at_all(folder):
 def test_scores_come_back(folder):
     nan = np.array([np.nan, 1.0])
     scores = Scores(("a", "b"), ("s", "t"), np.array([1.5, -2]), np.ones(2), nan, nan, np.array([3, 0]))
-    folder.write_scores(scores)
+    folder.write_scores(scores, {"a": 0, "b": 3})
     back = folder.read_scores()
     assert (back.ids, back.source) == (scores.ids, scores.source)
     np.testing.assert_array_equal(back.score, scores.score)
@@ -69,18 +69,18 @@ def test_json_has_no_nan_and_rows_survive(folder):
 def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_read(folder):
     inputs = {"seed": 1, "rank": {"gamma": 0.1}}
     for step in (2, 4, 10):
-        folder.write_checkpoint(step, {"x": torch.tensor([float(step)])}, inputs)
+        folder.write_checkpoint(step, {"x": torch.tensor([float(step)])}, inputs, [{"step": step}])
     assert [p.name for p in folder.checkpoints()] == ["checkpoint-4", "checkpoint-10"]
-    step, state = folder.read_checkpoint(True, inputs)
-    assert (step, state["x"].item()) == (10, 10.0)
+    found = folder.read_checkpoint(True, inputs)
+    assert (found.step, found.state["x"].item(), found.records) == (10, 10.0, [{"step": 10}])
     folder.path("rank/checkpoint-10/state.safetensors").write_bytes(b"torn")
-    assert folder.read_checkpoint(True, inputs)[0] == 4
+    assert folder.read_checkpoint(True, inputs).step == 4
     with pytest.raises(UserError, match="not a whole checkpoint"):
         folder.read_checkpoint(str(folder.path("rank/checkpoint-10")), inputs)
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(folder):
-    folder.write_checkpoint(2, {"x": torch.zeros(1)}, {"seed": 1, "model": "a"})
+    folder.write_checkpoint(2, {"x": torch.zeros(1)}, {"seed": 1, "model": "a"}, [])
     with pytest.raises(UserError, match="another model;"):
         folder.read_checkpoint(True, {"seed": 1, "model": "b"})
 
@@ -92,7 +92,28 @@ def test_a_stage_is_done_while_inputs_and_outputs_stay(folder):
     assert not folder.is_done("rank", {"seed": 2})
     folder.write_text("rank/a", "y")
     assert not folder.is_done("rank", {"seed": 1})
+    with pytest.raises(UserError, match="changed or missing since rank was run"):
+        folder.outputs_of("rank")
     folder.path("rank/a").unlink()
     assert not folder.is_done("rank", {"seed": 1})
     with pytest.raises(UserError, match="run `sealtune select"):
         folder.outputs_of("select")
+
+
+def test_a_stage_done_again_makes_later_ones_unfinished(folder):
+    for stage in ("rank", "select", "tune"):
+        folder.write_text(f"{stage}/a", "x")
+        folder.finish_stage(stage, {}, [f"{stage}/a"], {"seconds": 1.0}, {})
+    folder.finish_stage("select", {}, ["select/a"], {"seconds": 1.0}, {})
+    assert list(folder.manifest()["stages"]) == ["rank", "select"]
+
+
+def test_preparing_sweeps_what_a_kill_left_and_refuses_a_file(folder, tmp_path):
+    folder.write_text("rank/a", "x")
+    folder.path("rank/.b.part").write_text("half")
+    folder.path(".tune.x.part").mkdir()
+    folder.prepare()
+    assert names(folder) == ["rank/a"]
+    assert not folder.path(".tune.x.part").exists()
+    with pytest.raises(UserError, match=r"output_dir: .* cannot be written to"):
+        RunFolder(folder.path("rank/a")).prepare()

@@ -80,16 +80,14 @@ class Player:
                 part = self.model.losses(piece.tokens, piece.mask)
             if counts:
                 (part * share.to(part)).sum().backward()  # type: ignore[no-untyped-call]
-            losses[piece.places] = part.detach().double().cpu()
+            losses[piece.places] = part.detach().cpu().double()
         return losses
 
     def descend(self) -> None:
         """One clipped AdamW step on what ``learn`` gathered."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         if not self.optimizer.state and float(norm) == 0:  # once only: it waits for the device
-            raise UserError(
-                "no gradient reaches the trained weights; these layers or this kind of base cannot be trained"
-            )
+            raise UserError("no gradient reaches the trained weights: these layers, or this base, cannot be trained")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -126,7 +124,7 @@ def data_set_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         (piece,) = Batch(torch.from_numpy(rows), encoded).split(batch_size)
-        yield rows[piece.places.numpy()], language_model.losses(piece.tokens, piece.mask).double().cpu()
+        yield rows[piece.places.numpy()], language_model.losses(piece.tokens, piece.mask).cpu().double()
 
 
 def lora_config(settings: LoraBlock) -> Any:
@@ -161,6 +159,8 @@ def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[st
     for name in others:
         adapted.add_adapter(name, lora)
         _copy_adapter(adapted, first, name)
+    if hasattr(model.get_output_embeddings(), "base_layer"):
+        raise UserError("lora_target_modules: the output layer cannot be among them; name layers of the blocks")
     language_model = LanguageModel(model)
     return {name: _lora_player(adapted, name, language_model, settings) for name in (first, *others)}
 
@@ -211,7 +211,7 @@ def _prepare(model: PreTrainedModel, settings: LoraBlock) -> None:
 def _lora_player(adapted: Any, name: str, language_model: LanguageModel, settings: LoraBlock) -> Player:
     return Player(
         language_model,
-        [p for n, p in adapted.named_parameters() if f".{name}." in n],
+        [p for n, p in adapted.named_parameters() if f".{name}." in f"{n}."],
         settings,
         activate=lambda: adapted.set_adapter(name),
     )
@@ -220,5 +220,6 @@ def _lora_player(adapted: Any, name: str, language_model: LanguageModel, setting
 def _copy_adapter(adapted: Any, source: str, target: str) -> None:
     parameters = dict(adapted.named_parameters())
     for name, parameter in parameters.items():
-        if f".{target}." in name:
-            parameter.data.copy_(parameters[name.replace(f".{target}.", f".{source}.")].data)
+        if f".{target}." in f"{name}.":
+            twin = f"{name}.".replace(f".{target}.", f".{source}.").removesuffix(".")
+            parameter.data.copy_(parameters[twin].data)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sealtune.config import Config, EvaluateConfig, SelectConfig, build_config
+from sealtune.config import Config, build_config
 from sealtune.console import track
 from sealtune.material import Material
 from sealtune.records import Prompt, Scores, Selection, UserError
@@ -43,13 +43,12 @@ def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
 
     config = _config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe"))
     material = Material(config)
-    full = not config.rank.use_peft
     with track("rank") as advance:
         job = rankers.Job(
             material.candidates[0],
             material.safe[0],
             config,
-            lambda: models.load_model(config, full=full),
+            lambda full: models.load_model(config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
         )
         return rankers.rank(job)
@@ -59,7 +58,7 @@ def select(scores: Scores, **settings: Any) -> Selection:
     """The rows to keep: ``keep_ratio=0.8`` or ``threshold=...``. Raises UserError where nothing would be kept."""
     from sealtune import selection
 
-    return selection.select(scores, SelectConfig(**settings))
+    return selection.select(scores, _config("", {"select": settings}).select)
 
 
 def tune(
@@ -107,7 +106,7 @@ def evaluate(
     from sealtune.evaluation.metrics import summarise
     from sealtune.examine import answer
 
-    chosen = EvaluateConfig(**settings)
+    chosen = _config("", {"evaluate": settings}).evaluate
     asked = [Prompt(str(i), p["prompt"], p["kind"], p["kind"]) for i, p in enumerate(prompts)]
     with track("answers") as advance:
         responses = answer(model, name, asked, tokenizer, chosen, advance)

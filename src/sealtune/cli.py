@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -52,6 +53,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     app()
 
 
@@ -91,6 +93,7 @@ def run_all(
     """All five stages in turn; one whose inputs did not change is skipped."""
     with one_line_errors():
         run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
+        run.check()
         for name in HELP:
             run.stage(name, force=force)
         _finish(run, "report")
@@ -103,7 +106,7 @@ def inspect(
     model: Model = None,
     data: Data = None,
     out: Out = None,
-    rows: Annotated[int, typer.Option("--rows", help="How many rows to show.")] = 3,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to show.")] = 3,
 ) -> None:
     """Show rows as they will be trained on: tokens, what is learned in colour, lengths, drops."""
     with one_line_errors():
@@ -114,7 +117,15 @@ def inspect(
 
         material = run.material
         encoded, drops = material.candidates
-        show(material.rows.samples, encoded, drops, material.tokenizer, Console(), rows=rows)
+        show(
+            material.rows.samples,
+            encoded,
+            drops,
+            material.tokenizer,
+            Console(),
+            rows=rows,
+            max_length=run.config.max_length,
+        )
 
 
 @app.command()
@@ -162,7 +173,7 @@ def load_config(words: list[str], file: Path | None = None, **flags: Any) -> Con
         values, where = read_yaml(files[0]), str(files[0])
     else:
         given = apply_overrides({}, overrides)
-        folder = RunFolder(given.get("output_dir") or "")
+        folder = RunFolder(str(given.get("output_dir") or ""))
         values = {} if "model_name_or_path" in given else dict(folder.manifest().get("config", {}))
         where = "command line" if not values else str(folder.path("manifest.json"))
         if not values and "model_name_or_path" not in given:
@@ -183,7 +194,9 @@ def _as_overrides(flags: dict[str, Any]) -> Iterator[str]:
     }
     for flag, value in flags.items():
         if value not in (None, []):
-            yield f"{keys[flag]}={json.dumps(value)}"
+            yield f"{keys[flag]}={json.dumps(value, ensure_ascii=False)}"
+    if flags.get("keep") is not None:  # a threshold of the file would win over it
+        yield "select.threshold=null"
 
 
 def _finish(run: Run, name: str) -> None:
@@ -234,6 +247,7 @@ _DISK = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "no permission to write",
     errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk does not answer",
 }
 
 

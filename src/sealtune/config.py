@@ -19,11 +19,11 @@ from sealtune.records import UserError
 class Block(BaseModel):
     """A part of the configuration; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class DatasetConfig(Block):
-    """Where rows come from: a file, a ``save_to_disk`` folder or a hub id."""
+    """Where rows come from: a file, a ``save_to_disk`` folder or a hub id. A bare string is the path."""
 
     path: str
     name: str | None = Field(None, description="configuration of a hub data set; for a file, its name in the tables")
@@ -36,6 +36,11 @@ class DatasetConfig(Block):
     rows: SkipJsonSchema[list[dict[str, Any]] | None] = Field(
         None, exclude=True, description="the rows themselves, for callers from Python; path is then only their name"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone_will_do(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
 
 
 class LoraBlock(Block):
@@ -152,9 +157,16 @@ class Config(Block):
 
     @field_validator("datasets", "safe_datasets", mode="before")
     @classmethod
-    def _paths_alone_will_do(cls, value: Any) -> Any:
-        items = value if isinstance(value, list) else [value]
-        return [{"path": item} if isinstance(item, str) else item for item in items]
+    def _one_will_do(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    @model_validator(mode="after")
+    def _four_bit_weights_stay_as_they_are(self) -> Config:
+        if self.load_in_4bit and not (self.rank.use_peft and self.tune.use_peft):
+            raise ValueError("load_in_4bit: 4-bit weights cannot be trained; set use_peft to true")
+        if self.load_in_4bit and self.tune.merge:
+            raise ValueError("load_in_4bit: an adapter cannot be merged into 4-bit weights; set tune.merge to false")
+        return self
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -215,6 +227,8 @@ def _explain(fault: Any, where: str) -> str:
         )
     if fault["type"] == "missing":
         return f"{where}: {path} is missing; set it in the file or as {path}=VALUE"
+    if not path:  # a rule over several keys: the message says it all
+        return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
     return f"{where}: {path}: {fault['msg']} (got {fault['input']!r})"
 
 

@@ -48,15 +48,17 @@ def track(title: str) -> Iterator[Advance]:
 
 def _lines(title: str, meter: _Meter) -> Advance:
     started = last = time.monotonic()
+    first: int | None = None
 
     def advance(steps: int, total: int, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, first
         meter.add(rows, tokens)
         now = time.monotonic()
+        first = steps - 1 if first is None else first  # a resumed job does not begin at step 1
         if now - last < LINE_EVERY and steps < total:
             return
         last = now
-        left = (now - started) / max(steps, 1) * (total - steps)
+        left = (now - started) / max(steps - first, 1) * (total - steps)
         say(f"{title}: {steps}/{total}  {meter.text()}  {duration(left)} left  {note}".rstrip())
 
     return advance

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sealtune.models import cpu_has_bf16
+
 PACKAGES = ("sealtune", "torch", "transformers", "accelerate", "peft", "trl", "datasets", "safetensors", "tokenizers")
 OPTIONAL = ("bitsandbytes", "gguf", "lm_eval", "deepspeed")
 
@@ -41,8 +43,7 @@ def machine() -> dict[str, Any]:
     import torch
 
     facts: dict[str, Any] = {"platform": platform.platform(), "cpu_threads": torch.get_num_threads()}
-    capabilities = torch.cpu.get_capabilities()
-    facts["cpu_bf16"] = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    facts["cpu_bf16"] = cpu_has_bf16()
     if torch.cuda.is_available():
         facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         facts["gpu_memory_bytes"] = torch.cuda.get_device_properties(0).total_memory

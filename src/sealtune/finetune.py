@@ -41,24 +41,28 @@ def train(
     settings = config.tune
     with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing of ours is left in it
         try:
+            arguments = _arguments(config, scratch, len(rows))
             trainer = SFTTrainer(
                 model=model,
-                args=_arguments(config, scratch, len(rows)),
+                args=arguments,
                 train_dataset=as_data_set(rows),
                 processing_class=tokenizer,
                 peft_config=lora_config(settings) if settings.use_peft else None,
                 callbacks=[_reporter(advance)],
             )
-        except ValueError as error:
+        except (ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"tune: {' '.join(str(error).split())}") from None
         trainer.remove_callback(PrinterCallback)  # our own progress says it
         trainer.train()
+    if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
+        raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
     return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, folder: Path) -> None:
     """Write the adapter (or, with ``merge``, or where the whole model was tuned, a whole model) and the tokenizer."""
     tokenizer.save_pretrained(str(folder))
+    model.config.use_cache = True  # off while training only
     if config.tune.use_peft and config.tune.merge:
         model = model.merge_and_unload()
     if config.tune.use_peft and not config.tune.merge:
@@ -69,9 +73,14 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Con
         model.to(compute_dtype(config)).save_pretrained(str(folder))
 
 
-def load_tuned(base: PreTrainedModel, folder: Path, config: Config) -> PreTrainedModel:
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds an adapter, not a whole model."""
+    return (folder / "adapter_config.json").exists()
+
+
+def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> PreTrainedModel:
     """The tuned model: the adapter in ``folder`` on ``base``, or the whole model in it."""
-    if (folder / "adapter_config.json").exists():
+    if is_adapter(folder):
         from peft import PeftModel
 
         return PeftModel.from_pretrained(base, str(folder)).eval()
@@ -99,7 +108,12 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
     whole = not settings.use_peft  # whole models are float32 and compute in autocast; adapters follow the base
     steps_an_epoch = -(-n // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
     total = settings.max_steps if settings.max_steps > 0 else steps_an_epoch * settings.num_train_epochs
-    return SFTConfig(
+    # transformers before 5.2 knows grouping by length under another name.
+    grouped: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
+    if "train_sampling_strategy" not in SFTConfig.__dataclass_fields__:
+        grouped = {"group_by_length": True}
+    arguments = SFTConfig(
+        **grouped,
         output_dir=scratch,
         num_train_epochs=settings.num_train_epochs,
         max_steps=settings.max_steps,
@@ -111,7 +125,6 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
         max_grad_norm=settings.max_grad_norm,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=round(settings.warmup_ratio * total),
-        train_sampling_strategy="group_by_length",
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
@@ -127,6 +140,9 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    if arguments.n_gpu > 1:  # without a launcher the trainer would spread each batch over all GPUs by DataParallel
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _reporter(advance: Advance) -> Any:
@@ -143,9 +159,10 @@ def _reporter(advance: Advance) -> Any:
                     f"tuning stopped at step {state.global_step}: the loss is {loss}; lower tune.learning_rate"
                 )
             tokens = int(state.num_input_tokens_seen)
-            advance(state.global_step, state.max_steps, tokens=tokens - self.seen, note=f"loss {loss:.3f}")
-            self.seen = tokens
+            rows = (state.global_step - self.step) * args.train_batch_size * args.gradient_accumulation_steps
+            advance(state.global_step, state.max_steps, rows, tokens - self.seen, f"loss {loss:.3f}")
+            self.seen, self.step = tokens, state.global_step
 
-        seen = 0
+        seen = step = 0
 
     return Reporter()

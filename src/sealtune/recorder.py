@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sealtune.console import Advance, say
@@ -27,21 +29,23 @@ class Recorder:
         self.save_steps = save_steps
         self.advance = advance
         self.records: list[dict[str, Any]] = []
+        self.left_over: list[Path] = []
         self.stop_requested = False
 
     def resume(self, which: bool | str) -> dict[str, Tensor] | None:
         """State of the newest checkpoint, with the log up to it; None where there is none or none is wanted."""
         if which is False:
-            self.folder.remove_checkpoints()
+            self.left_over = self.folder.checkpoints()
+            if self.left_over:
+                say(f"rank: starting anew; resume_from_checkpoint=true would go on from {self.left_over[-1]}")
             return None
         found = self.folder.read_checkpoint(which, self.inputs)
         if found is None:
             say("rank: no checkpoint to resume from; starting at the first step")
             return None
-        step, state = found
-        self.records = [r for r in self.folder.read_jsonl("rank/log.jsonl") if r["step"] <= step]
-        say(f"rank: going on after step {step}")
-        return state
+        self.records = found.records
+        say(f"rank: going on after step {found.step}")
+        return found.state
 
     def on_step(self, record: StepRecord, total: int, state: Callable[[], dict[str, Tensor]]) -> None:
         """Show and log the step; save where it is time to, or where a stop was asked for (then raises RunError)."""
@@ -49,13 +53,23 @@ class Recorder:
         losses = {"safe": record.safe_loss, "candidates": record.candidate_loss, "gap": record.gap}
         note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
         self.advance(record.step, total, record.rows, record.tokens, note)
-        tensors = state() if self.stop_requested or record.step % self.save_steps == 0 else {}
-        if tensors and record.step < total:
-            self.folder.write_jsonl("rank/log.jsonl", self.records)
-            self.folder.write_checkpoint(record.step, tensors, self.inputs)
+        if record.step == total:  # nothing is left to stop: the scores are about to be written
+            return
+        if self.stop_requested or record.step % self.save_steps == 0:
+            saved = self._save(record.step, state())
         if self.stop_requested:
-            saved = "a checkpoint was saved; go on with resume_from_checkpoint=true" if tensors else "start again"
-            raise RunError(f"rank: stopped after step {record.step} of {total}; {saved}")
+            advice = "a checkpoint was saved; go on with resume_from_checkpoint=true" if saved else "nothing to resume"
+            raise RunError(f"rank: stopped after step {record.step} of {total}; {advice}")
+
+    def _save(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Write a checkpoint, unless the ranker has no state; those of an earlier start are no longer wanted then."""
+        if not state:
+            return False
+        for folder in self.left_over:
+            shutil.rmtree(folder)
+        self.left_over = []
+        self.folder.write_checkpoint(step, state, self.inputs, self.records)
+        return True
 
     @contextmanager
     def stopping(self) -> Iterator[None]:

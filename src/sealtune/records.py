@@ -30,22 +30,31 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One usable row: an id given at the door, its conversation, and the row exactly as it was read."""
+    """One usable row: an id given at the door, its conversation, and the row exactly as it was read.
+
+    ``position`` is its place among all rows read, from 0, whatever was dropped before it.
+    """
 
     id: str
     messages: tuple[Message, ...]
     source: str
     row: Mapping[str, Any] = field(repr=False)
+    position: int = 0
 
     @property
     def prompt(self) -> str:
         """Everything before the last assistant turn, for showing."""
-        return "\n".join(m.content for m in self.messages[:-1])
+        return "\n".join(m.content for m in self.messages[: self._last])
 
     @property
     def response(self) -> str:
         """The last assistant turn, for showing."""
-        return self.messages[-1].content
+        return self.messages[self._last].content
+
+    @property
+    def _last(self) -> int:
+        turns = (i for i, message in enumerate(self.messages) if message.role == "assistant")
+        return max(turns, default=len(self.messages) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +66,15 @@ class Drop:
     reason: str
     detail: str
     row: Mapping[str, Any] = field(repr=False)
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A ranking: one entry a row, in the order of ``ids``. Higher ``score`` means keep.
 
-    ``weight`` has mean 1; ``loss`` and ``gap`` are nats per response token (NaN where a ranker has none);
-    ``visits`` counts how often the row was trained on while ranking.
+    ``weight`` has mean 1 (softmax) or lies in (0, 2) (sigmoid); ``loss`` and ``gap`` are nats per response token (NaN
+    where a ranker has none); ``visits`` counts how often the row was met while ranking.
     """
 
     ids: tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sealtune.evaluation import metrics
-from sealtune.records import Rejected, Response, Scores, Verdict
+from sealtune.records import Drop, Rejected, Response, Scores, Verdict
 from sealtune.report.view import ReportView
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def collect(run: Run) -> dict[str, Any]:
     """results.json: rows, how well the ranking finds labelled rows, the evaluation table, and the cost."""
-    scores, drops = run.folder.read_scores(), run.material.candidates[1]
+    scores, drops = run.folder.read_scores(), read_drops(run)
     stages = run.folder.manifest()["stages"]
     kept = set(run.folder.read_json("select/kept_ids.json")) if "select" in stages else None
     rows = {"ranked": len(scores), "unusable": len(drops)}
@@ -34,6 +34,12 @@ def collect(run: Run) -> dict[str, Any]:
         "evaluation": run.folder.read_json("evaluate/results.json") if "evaluate" in stages else [],
         "cost": cost,
     }
+
+
+def read_drops(run: Run) -> list[Drop]:
+    """Candidates that could not be used, as the ranking wrote them down."""
+    records = (r for r in run.folder.read_jsonl("rank/drops.jsonl") if r["set"] == "candidates")
+    return [Drop(r["id"], r["source"], r["reason"], r["detail"], row={}) for r in records]
 
 
 def ranking_quality(scores: Scores, labels: dict[str, int] | None, kept: set[str] | None) -> dict[str, Any] | None:
@@ -68,7 +74,7 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
         texts={s.id: (s.prompt, s.response) for s in samples},
         kept=frozenset(folder.read_json("select/kept_ids.json") if "kept" in results["rows"] else ()),
         rejected=[Rejected(**fields) for fields in rejected],
-        drops=run.material.candidates[1],
+        drops=read_drops(run),
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
         evaluation=results["evaluation"],
@@ -119,5 +125,7 @@ def _show(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     form = "{:.3f}" if row["measure"] == "loss" else "{:.0%}"
+    if row["low"] is None:  # one observation has no interval
+        return form.format(row["value"])
     value, low, high = (form.format(row[key]) for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"

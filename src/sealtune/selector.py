@@ -99,11 +99,12 @@ class FreeLogits:
 
 
 class Mirror:
-    """Entropic mirror descent on the simplex: w_i falls by the factor exp(-rate * signal_i), and only when visited.
+    """Entropic mirror descent: omega_i -= rate * signal_i, and only when the row is visited.
 
-    omega_i -= rate * (signal_i - baseline). A constant taken from every row leaves the softmax as it is, so the running
-    mean of the signal may be subtracted: without it a row visited early, when all losses are high, would fall
-    further than one visited late. There is no momentum, so nothing moves a row that is not in the batch: no recency.
+    On the simplex (softmax) that multiplies w_i by exp(-rate * signal_i) before normalising. A constant taken from
+    every row changes nothing there, so the running mean of the signal is subtracted: without it a row visited early,
+    when all losses are high, would fall further than one visited late. In the box (sigmoid; the mirror map is the
+    entropy of w / 2) no such constant exists and none is taken. No momentum: nothing moves a row outside the batch.
 
     Source: Beck and Teboulle (2003), "Mirror descent and nonlinear projected subgradient methods", section 5.
     """
@@ -118,7 +119,8 @@ class Mirror:
         mean = signal.mean()
         if self.baseline is None:
             self.baseline = mean
-        logits.move(rows, -self.rate * (signal - self.baseline))
+        shared = self.baseline if logits.weighting == "softmax" else 0.0
+        logits.move(rows, -self.rate * (signal - shared))
         self.baseline = self.memory * self.baseline + (1 - self.memory) * mean
 
     def state(self) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 CHECKPOINTS_KEPT = 2
 
 
+STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
+
+
+class Checkpoint(NamedTuple):
+    """A ranking between two steps: its tensors, and the log so far."""
+
+    step: int
+    state: dict[str, Tensor]
+    records: list[dict[str, Any]]
+
+
 class RunFolder:
     """The folder of a run: a folder a stage, and the manifest that tells what is in them."""
 
@@ -32,6 +43,17 @@ class RunFolder:
     def path(self, name: str) -> Path:
         """Where a file of the run lies."""
         return self.root / name
+
+    def prepare(self) -> None:
+        """Make the folder, and sweep what a killed run left half written. Raises UserError where it cannot."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe."):
+                pass
+        except OSError as error:
+            raise UserError(f"output_dir: {self.root} cannot be written to ({error.strerror}); name another") from None
+        for part in (*self.root.glob(".*.part"), *self.root.glob("*/.*.part")):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
     # -- whole files -------------------------------------------------------------------------------------------------
 
@@ -89,21 +111,25 @@ class RunFolder:
             for file in scratch.rglob("*"):
                 if file.is_file():
                     _flush(file)
-            if target.exists():
-                shutil.rmtree(target)
             scratch.chmod(0o755)
+            old = scratch.with_name(f"{scratch.name}.old.part")
+            if target.exists():
+                target.rename(old)
             scratch.replace(target)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
-    def write_scores(self, scores: Scores) -> None:
-        """Write rank/scores.parquet."""
+    def write_scores(self, scores: Scores, positions: Mapping[str, int]) -> None:
+        """Write rank/scores.parquet; ``positions`` tells each id's place among all rows read, from 0."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.table({name: _column(getattr(scores, field)) for name, field in SCORE_COLUMNS.items()})
+        columns = {name: _column(getattr(scores, field)) for name, field in SCORE_COLUMNS.items()}
+        rows = [positions[row_id] for row_id in scores.ids]
+        table = pa.table({"id": columns.pop("id"), "row": rows, **columns})
         with self.whole_file("rank/scores.parquet") as scratch:
             pq.write_table(table, scratch)
 
@@ -117,7 +143,7 @@ class RunFolder:
             raise UserError(f"{path}: no such file; run `sealtune rank` first")
         try:
             columns = pq.read_table(path, columns=list(SCORE_COLUMNS)).to_pydict()
-        except (pa.ArrowInvalid, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
         numbers = {field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")}
         visits = np.asarray(columns["visits"], np.int64)
@@ -134,8 +160,10 @@ class RunFolder:
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def write_checkpoint(self, step: int, state: dict[str, Tensor], inputs: Mapping[str, Any]) -> None:
-        """Write rank/checkpoint-<step>/ with what it was made from; the last two are kept."""
+    def write_checkpoint(
+        self, step: int, state: dict[str, Tensor], inputs: Mapping[str, Any], records: list[dict[str, Any]]
+    ) -> None:
+        """Write rank/checkpoint-<step>/: state, log so far, and what it was made from; the last two are kept."""
         from safetensors.torch import save_file
 
         with self.whole_folder(f"rank/checkpoint-{step}") as scratch:
@@ -144,7 +172,7 @@ class RunFolder:
                 scratch / "state.safetensors",
             )
             digest = hash_file(scratch / "state.safetensors")
-            about = {"step": step, "sha256": digest, "inputs": inputs}
+            about = {"step": step, "sha256": digest, "inputs": inputs, "records": records}
             (scratch / "checkpoint.json").write_text(json.dumps(about, indent=2, default=_plain), encoding="utf-8")
         for old in self.checkpoints()[:-CHECKPOINTS_KEPT]:
             shutil.rmtree(old)
@@ -159,8 +187,8 @@ class RunFolder:
         for folder in self.checkpoints():
             shutil.rmtree(folder)
 
-    def read_checkpoint(self, which: bool | str, inputs: Mapping[str, Any]) -> tuple[int, dict[str, Tensor]] | None:
-        """Step and state of the newest whole checkpoint (or the folder ``which``); None where there is none.
+    def read_checkpoint(self, which: bool | str, inputs: Mapping[str, Any]) -> Checkpoint | None:
+        """The newest whole checkpoint (or the folder ``which``); None where there is none.
 
         Raises:
             UserError: it was made from other data, another model or another config (what differs is named), or the
@@ -176,7 +204,7 @@ class RunFolder:
             _require_same_inputs(folder, about["inputs"], inputs)
             from safetensors.torch import load_file
 
-            return int(about["step"]), load_file(folder / "state.safetensors")
+            return Checkpoint(int(about["step"]), load_file(folder / "state.safetensors"), about["records"])
         return None
 
     # -- manifest ----------------------------------------------------------------------------------------------------
@@ -212,17 +240,22 @@ class RunFolder:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **cost,
         }
-        manifest["stages"] = manifest.get("stages", {}) | {stage: entry}
+        # What later stages made came from what this one replaced: they are no longer finished.
+        before = STAGE_ORDER[: STAGE_ORDER.index(stage)]
+        manifest["stages"] = {k: v for k, v in manifest.get("stages", {}).items() if k in before} | {stage: entry}
         self.write_json("manifest.json", manifest)
 
     def outputs_of(self, stage: str) -> dict[str, str]:
-        """Hashes of a finished stage's files. Raises UserError where the stage was not run."""
+        """Hashes of a finished stage's files. Raises UserError where it was not run or they changed."""
         entry = self.manifest().get("stages", {}).get(stage)
         if entry is None:
             raise UserError(
                 f"{self.root}: {stage} has not been run here; run `sealtune {stage} --out {self.root}` first"
             )
         outputs: dict[str, str] = entry["outputs"]
+        for name, digest in outputs.items():
+            if not self.path(name).is_file() or hash_file(self.path(name)) != digest:
+                raise UserError(f"{self.path(name)}: changed or missing since {stage} was run; run that again")
         return outputs
 
 
@@ -251,9 +284,9 @@ def _column(values: Any) -> Any:
 def _json_line(row: Mapping[str, Any]) -> bytes:
     """The row as JSON. Half of a surrogate pair, which UTF-8 cannot hold, stays the escape that it was."""
     try:
-        return (json.dumps(row, ensure_ascii=False, default=_plain) + "\n").encode("utf-8")
+        return (json.dumps(_without_nan(row), ensure_ascii=False, default=_plain) + "\n").encode("utf-8")
     except UnicodeEncodeError:
-        return (json.dumps(row, default=_plain) + "\n").encode("ascii")
+        return (json.dumps(_without_nan(row), default=_plain) + "\n").encode("ascii")
 
 
 def _without_nan(value: Any) -> Any:

@@ -24,7 +24,7 @@ def rank(candidates, method, settings, seed=0, safe=None):
         candidates,
         safe or random_rows(5, 1, "safe"),
         config,
-        tiny_model,
+        lambda full: tiny_model(),
         lambda record, total, state: steps.append((record.step, total)),
     )
     scores = rankers.rank(job)

@@ -45,13 +45,13 @@ def load(configs: Sequence[DatasetConfig]) -> Rows:
     """
     entries = [entry for config in configs for entry in _read(config)]
     rows = Rows([], [])
-    for name, entry in zip(_name(entries), entries, strict=True):
+    for position, (name, entry) in enumerate(zip(_name(entries), entries, strict=True)):
         if _share(name) >= entry.fraction:
             continue
         if isinstance(entry.found, UnusableRow):
-            rows.drops.append(Drop(name, entry.source, entry.found.reason, entry.found.detail, entry.row))
+            rows.drops.append(Drop(name, entry.source, entry.found.reason, entry.found.detail, entry.row, position))
         else:
-            rows.samples.append(Sample(name, entry.found, entry.source, entry.row))
+            rows.samples.append(Sample(name, entry.found, entry.source, entry.row, position))
     if not rows.samples:
         raise UserError(_nothing_left(configs, rows.drops))
     return rows

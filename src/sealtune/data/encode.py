@@ -42,7 +42,7 @@ def encode(
     while batch := list(islice(rows, BATCH_ROWS)):
         for sample, tried in zip(batch, _encode_batch(batch, tokenizer, max_length, too_long), strict=True):
             if isinstance(tried, UnusableRow):
-                drops.append(Drop(sample.id, sample.source, tried.reason, tried.detail, sample.row))
+                drops.append(Drop(sample.id, sample.source, tried.reason, tried.detail, sample.row, sample.position))
             else:
                 kept.append((sample, tried))
     ids, sources = [sample.id for sample, _ in kept], [sample.source for sample, _ in kept]

@@ -27,12 +27,12 @@ OnStep = Callable[["StepRecord", int, Callable[[], State]], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What a ranker is given. ``load_model`` is called by rankers that need the language model."""
+    """What a ranker is given. ``load_model(full)`` gives the language model; ``full``: all of it will be trained."""
 
     candidates: Encoded
     safe: Encoded
     config: Config
-    load_model: Callable[[], PreTrainedModel]
+    load_model: Callable[[bool], PreTrainedModel]
     on_step: OnStep = field(default=lambda record, total, state: None)
     resume: State | None = None
 

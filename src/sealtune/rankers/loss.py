@@ -18,7 +18,7 @@ def rank(job: Job) -> Scores:
     size = job.config.rank.per_device_train_batch_size
     loss = np.empty(n)
     started = time.perf_counter()
-    for number, (rows, losses) in enumerate(data_set_losses(job.load_model(), job.candidates, size), start=1):
+    for number, (rows, losses) in enumerate(data_set_losses(job.load_model(False), job.candidates, size), start=1):
         loss[rows] = losses.numpy()
         if not np.isfinite(loss[rows]).all():
             bad = [job.candidates.ids[i] for i in rows if not np.isfinite(loss[i])]

@@ -45,5 +45,5 @@ def make_players(job: Job) -> dict[str, Player]:
     """theta, and for Algorithm 1 theta_hat beside it."""
     names = ["theta", "theta_hat"] if job.config.rank.algorithm == 1 else ["theta"]
     if job.config.rank.use_peft:
-        return lora_players(job.load_model(), job.config.rank, names, job.config.seed)
-    return full_players(job.load_model(), job.config.rank, names, compute_dtype(job.config))
+        return lora_players(job.load_model(False), job.config.rank, names, job.config.seed)
+    return full_players(job.load_model(True), job.config.rank, names, compute_dtype(job.config))

@@ -117,6 +117,6 @@ def _turn(item: Any) -> tuple[Any, Any]:
 
 
 def _role(role: Any) -> str:
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise UnusableRow("unknown_role", f"no role {role!r}; known: {', '.join(sorted(ROLES))}")
     return str(role)
