@@ -111,7 +111,7 @@ def ranking_steps(config, material, count: int) -> list[tuple[int, float]]:
     from sealtune.train import Ranking
 
     candidates, safe = material.candidates[0], material.safe[0]
-    job = rankers.Job(candidates, safe, config, lambda: models.load_model(config))
+    job = rankers.Job(candidates, safe, config, lambda full: models.load_model(config, full=full))
     selector = make_selector(len(candidates), config.rank)
     run = Ranking(candidates, safe, make_players(job), selector, config.rank, config.seed).run()
     return [(record.tokens, record.seconds) for record, _ in zip(run, range(count), strict=False)]
