@@ -107,13 +107,15 @@ def sft_steps(config, material) -> list[tuple[int, float]]:
 
 def ranking_steps(config, material, count: int) -> list[tuple[int, float]]:
     from sealtune import models, rankers
-    from sealtune.rankers.seal import make_players, make_selector
+    from sealtune.players import PLAYERS, make_players
+    from sealtune.rankers.seal import make_selector
     from sealtune.train import Ranking
 
     candidates, safe = material.candidates[0], material.safe[0]
     job = rankers.Job(candidates, safe, config, lambda full: models.load_model(config, full=full))
     selector = make_selector(len(candidates), config.rank)
-    run = Ranking(candidates, safe, make_players(job), selector, config.rank, config.seed).run()
+    players = make_players(job, PLAYERS[config.rank.algorithm])
+    run = Ranking(candidates, safe, players, selector, config.rank, config.seed).run()
     return [(record.tokens, record.seconds) for record, _ in zip(run, range(count), strict=False)]
 
 

@@ -17,3 +17,35 @@ def test_throughput_measures_all_variants(tmp_path, tiny_folder):
     assert set(report["tokens_per_second"]) == {"sft", "algorithm_1", "algorithm_2"}
     assert all(speed > 0 for speed in report["tokens_per_second"].values())
     assert report["memory_over_sft"]["sft"] == 1
+
+
+def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
+    for folder in ("mixtures", "safe"):
+        (tmp_path / folder).mkdir()
+    write_jsonl(tmp_path / "mixtures/a.jsonl", made_rows(40, 1, hard_negative=0, quality=""))
+    write_jsonl(tmp_path / "safe/mixed.jsonl", made_rows(12, 2))
+    words = [
+        "--folder",
+        tmp_path,
+        "--model",
+        tiny_folder,
+        "--seeds",
+        0,
+        1,
+        "--rankers",
+        "loss",
+        "shared",
+        "seal",
+        "ceiling",
+    ]
+    command = [sys.executable, BENCHMARKS / "ranking.py", *words, "--output", tmp_path / "out.json"]
+    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert len(report["runs"]) == 8
+    cost = {row["ranker"]: row["cost"]["mean"] for row in report["table"]}
+    assert cost["loss"] == 1 / 3  # one forward pass over the candidates
+    assert cost["ceiling"] == 0
+    assert cost["loss"] < cost["shared"] < cost["seal"]
+    assert all(row["auroc"] is not None for row in report["table"])
+    assert done.stdout.startswith("| mixture | ranker | AUROC")
+    assert (tmp_path / "out.md").exists()

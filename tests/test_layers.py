@@ -11,12 +11,12 @@ ROOT = Path(sealtune.__file__).parent
 FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth of a function)
     "records": (["records", "config"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
     "maths": (
-        ["losses", "selector", "bilevel"],
+        ["losses", "selector", "bilevel", "scorer"],
         ["transformers", "peft", "pathlib", "sealtune.config", "sealtune.store", "sealtune.data"],
     ),
     "material": (["data", "adapters", "models"], ["sealtune.store", "sealtune.train", "sealtune.pipeline"]),
     "verbs": (
-        ["train", "rankers", "evaluation", "selection", "examine", "finetune"],
+        ["train", "players", "rankers", "evaluation", "selection", "examine", "finetune"],
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (["store", "report"], ["sealtune.rankers", "sealtune.train", "sealtune.pipeline"]),

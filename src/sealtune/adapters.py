@@ -10,12 +10,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sealtune.config import LoraBlock
-from sealtune.data.batches import Batch
+from sealtune.data.batches import Batch, Padded, longest_first
 from sealtune.losses import Head, row_losses
 from sealtune.records import Encoded, IntArray, UserError
 
@@ -38,6 +37,20 @@ class LanguageModel:
         """Last hidden states (B, T, D) of token ids (B, T) that are padded on the right."""
         states: Tensor = self.body(input_ids=tokens, use_cache=False).last_hidden_state
         return states
+
+    @torch.no_grad()
+    def losses_and_features(self, piece: Padded) -> tuple[Tensor, Tensor]:
+        """l_i, (B,), and mean hidden states of the responses, (B, D), both float64 on the CPU, of one forward pass.
+
+        The states are those two thirds up the body: the last layers serve the next token, the first ones the words.
+        """
+        tokens, mask = piece.tokens.to(self.device), piece.mask.to(self.device)
+        output = self.body(input_ids=tokens, use_cache=False, output_hidden_states=True)
+        losses = row_losses(output.last_hidden_state, self.head, tokens, mask)
+        states = output.hidden_states[2 * (len(output.hidden_states) - 1) // 3]
+        weights = mask / mask.sum(1, keepdim=True).clamp(min=1)
+        means = torch.einsum("bt,btd->bd", weights.float(), states.float())
+        return losses.cpu().double(), means.cpu().double()
 
     def losses(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """l_i, (B,), of token ids and masks (B, T) that lie on any device."""
@@ -120,10 +133,9 @@ class Player:
 def data_set_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[IntArray, Tensor]]:
     """Each row's loss under the model as it stands: (positions, losses float64 on the CPU) batch by batch."""
     language_model = LanguageModel(model)
-    order = np.argsort(-encoded.lengths, kind="stable")  # the longest first: too little memory shows at once
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        (piece,) = Batch(torch.from_numpy(rows), encoded).split(batch_size)
+    for batch in longest_first(encoded, batch_size):
+        rows = batch.rows.numpy()
+        (piece,) = batch.split(batch_size)
         yield rows[piece.places.numpy()], language_model.losses(piece.tokens, piece.mask).cpu().double()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,19 +15,25 @@ from sealtune.adapters import Player
 from sealtune.bilevel import NonFiniteLossError, Step, gamma_at, penalty_step
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batch, Batches
-from sealtune.records import Encoded, RunError
+from sealtune.records import Encoded, FloatArray, RunError, Scores
 from sealtune.selector import FreeLogits
+
+if TYPE_CHECKING:
+    from sealtune.rankers import OnStep
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What is logged of one step; losses are means over the batch in nats per response token."""
+    """What is logged of one step; losses are means over the batch in nats per response token.
+
+    ``candidate_loss`` is None where a step met safe rows alone.
+    """
 
     step: int
     epoch: int
     gamma: float
     safe_loss: float | None
-    candidate_loss: float
+    candidate_loss: float | None
     hat_loss: float | None
     gap: float | None
     rows: int
@@ -75,6 +83,23 @@ class Ranking:
             self.step += 1
             yield _record(step, self.step, epoch, len(self.players), time.perf_counter() - started)
 
+    def finish(self, on_step: OnStep, resume: dict[str, Tensor] | None = None) -> Scores:
+        """Run to the end, from ``resume`` where there is one, telling ``on_step``; the score is omega."""
+        if resume:
+            self.load_state(resume)
+        for record in self.run():
+            on_step(record, self.total_steps, self.state)
+        encoded = self.candidates.encoded
+        return Scores(
+            ids=encoded.ids,
+            source=encoded.source,
+            score=self.selector.omega.numpy(),
+            weight=self.selector.all_weights().numpy(),
+            loss=self.last_loss.numpy(),
+            gap=self.last_gap.numpy(),
+            visits=self.visits.numpy(),
+        )
+
     def _penalty_step(self, gamma: float) -> Step[Batch]:
         batch, safe = self.candidates.at(self.step), self.safe.at(self.step)
         theta, theta_hat = self.players["theta"], self.players.get("theta_hat")
@@ -114,6 +139,50 @@ class Ranking:
         self.selector.load_state(_under("selector.", state))
         for name, player in self.players.items():
             player.load_state(_under(f"{name}.", state))
+
+
+class Progress:
+    """Numbers, times and reports the steps of a ranker that has no bilevel loop, and nothing to resume from."""
+
+    def __init__(self, on_step: OnStep, total: int) -> None:
+        self.on_step = on_step
+        self.total = total
+        self.step = 0
+        self._started = time.perf_counter()
+
+    def report(
+        self,
+        rows: int,
+        tokens: int,
+        *,
+        safe_loss: float | None = None,
+        candidate_loss: float | None = None,
+        gap: float | None = None,
+    ) -> None:
+        """One step more is done; ``tokens`` went through the model in it."""
+        now = time.perf_counter()
+        self.step += 1
+        record = StepRecord(
+            step=self.step,
+            epoch=0,
+            gamma=0.0,
+            safe_loss=safe_loss,
+            candidate_loss=candidate_loss,
+            hat_loss=None,
+            gap=gap,
+            rows=rows,
+            tokens=tokens,
+            seconds=now - self._started,
+        )
+        self._started = now
+        self.on_step(record, self.total, dict)
+
+
+def require_finite(losses: FloatArray, batch: Batch) -> None:
+    """Raise RunError that names the rows of a batch whose losses (B,) are not finite."""
+    bad = [row_id for row_id, fine in zip(batch.ids, np.isfinite(losses), strict=True) if not fine]
+    if bad:
+        raise RunError(f"ranking stopped: the loss of rows {', '.join(bad)} is not finite")
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -91,3 +91,10 @@ class Batches:
             group = group[np.argsort(lengths[group], kind="stable")]
             plan += [group[i : i + self.size] for i in range(0, len(group), self.size)]
         return [plan[i] for i in random.permutation(len(plan))]
+
+
+def longest_first(rows: Encoded, size: int) -> Iterator[Batch]:
+    """All rows once, neighbours in length together; too little memory shows at once."""
+    order = np.argsort(-rows.lengths, kind="stable")
+    for start in range(0, len(order), size):
+        yield Batch(torch.from_numpy(order[start : start + size]), rows)

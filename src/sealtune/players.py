@@ -1,0 +1,54 @@
+"""The players of a ranking, made from what a ranker is given, and what rankers do with them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from sealtune.adapters import Player, full_players, lora_players
+from sealtune.data.batches import Batches
+from sealtune.models import compute_dtype
+from sealtune.train import Progress, require_finite
+
+if TYPE_CHECKING:
+    from sealtune.rankers import Job
+
+PLAYERS = {1: ("theta", "theta_hat"), 2: ("theta",)}
+"""Who plays in which algorithm."""
+
+
+def make_players(job: Job, names: Sequence[str]) -> dict[str, Player]:
+    """Players of these names on the job's model: adapters, or whole models where ``rank.use_peft`` is false."""
+    if job.config.rank.use_peft:
+        return lora_players(job.load_model(False), job.config.rank, names, job.config.seed)
+    return full_players(job.load_model(True), job.config.rank, names, compute_dtype(job.config))
+
+
+def safe_batches(job: Job) -> Batches:
+    """The safe set in batches of ``safe_batch_size``, or as large as those of the candidates."""
+    settings = job.config.rank
+    size = settings.safe_batch_size or settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return Batches(job.safe, min(size, len(job.safe)), job.config.seed, stream=1)
+
+
+def learn_safe_set(player: Player, safe: Batches, seed: int, progress: Progress) -> None:
+    """One epoch over the safe set. Raises RunError on a loss that is not finite."""
+    set_dropout(player, on=True)
+    for step in range(safe.per_epoch):
+        torch.manual_seed(seed + step)  # dropout, where there is some, repeats
+        batch = safe.at(step)
+        losses = player.learn(batch, torch.ones(len(batch.rows)))
+        require_finite(losses.numpy(), batch)
+        player.descend()
+        progress.report(len(batch.rows), batch.token_count, safe_loss=float(losses.mean()))
+    set_dropout(player, on=False)
+
+
+def set_dropout(player: Player, *, on: bool) -> None:
+    """Dropout alone: the mode of the whole model decides more (see ``adapters``)."""
+    for module in player.model.body.modules():
+        if isinstance(module, nn.Dropout):
+            module.train(on)

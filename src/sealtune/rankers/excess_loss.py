@@ -1,0 +1,53 @@
+"""Excess loss: by how much a row's loss changes when the model is briefly tuned on the safe set.
+
+A row that resembles the safe set becomes easier, an unsafe one does not, or becomes harder. What makes a row hard or
+long is in both losses and cancels. Two forward passes over the candidates and one epoch over the safe set.
+
+Source: Mindermann et al. (ICML 2022), arXiv 2206.07137 ("reducible holdout loss"), with the safe set as the holdout.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sealtune.adapters import Player
+from sealtune.data.batches import longest_first
+from sealtune.players import learn_safe_set, make_players, safe_batches, set_dropout
+from sealtune.rankers import Job
+from sealtune.records import Encoded, FloatArray, Scores
+from sealtune.train import Progress, require_finite
+
+
+def rank(job: Job) -> Scores:
+    """Minus the gap; ``loss`` is the loss after tuning, ``gap`` that minus the loss before."""
+    settings, n = job.config.rank, len(job.candidates)
+    safe = safe_batches(job)
+    passes = 2 * -(-n // settings.per_device_train_batch_size)
+    progress = Progress(job.on_step, passes + safe.per_epoch)
+    player = make_players(job, ["theta"])["theta"]
+    before = _losses(player, job.candidates, progress)
+    learn_safe_set(player, safe, job.config.seed, progress)
+    after = _losses(player, job.candidates, progress, before)
+    return Scores(
+        ids=job.candidates.ids,
+        source=job.candidates.source,
+        score=before - after,
+        weight=np.ones(n),
+        loss=after,
+        gap=after - before,
+        visits=np.full(n, 2, np.int64),
+    )
+
+
+def _losses(player: Player, rows: Encoded, progress: Progress, before: FloatArray | None = None) -> FloatArray:
+    """l_i of all rows, (N,), under the player as it stands; ``before``, where given, is for the log alone."""
+    set_dropout(player, on=False)  # the same row must have the same loss whenever it is asked
+    losses = np.empty(len(rows))
+    for batch in longest_first(rows, player.micro_batch):
+        places = batch.rows.numpy()
+        losses[places] = player.learn(batch, torch.zeros(len(places))).numpy()  # no weight: forward only
+        require_finite(losses[places], batch)
+        gap = None if before is None else float((losses[places] - before[places]).mean())
+        progress.report(len(places), batch.token_count, candidate_loss=float(losses[places].mean()), gap=gap)
+    return losses

@@ -1,0 +1,115 @@
+"""Gradient: does a row pull the model the way the safe set does? Cosines of projected LoRA gradients; no training.
+
+An adapter begins with A random and B = 0. Its output is B A x, so the gradient of A is B^T times something: zero. The
+gradient of B is all there is, and it alone is taken. Each row costs one forward and one backward pass of its own.
+
+Source: Xia et al. (ICML 2024), arXiv 2402.04333 (LESS), section 3, at the untouched model and with the plain gradient
+in place of Adam's; He, Xia, Henderson (COLM 2024), arXiv 2404.01099, section 3 (the mean gradient of anchors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sealtune.adapters import Player, lora_players
+from sealtune.data.batches import Batch
+from sealtune.rankers import Job
+from sealtune.records import Encoded, FloatArray, Scores, UserError
+from sealtune.train import Progress, require_finite
+
+WIDTH = 512
+"""Projected dimensions: cosines keep to about 1 / sqrt(512) = 0.04."""
+
+
+def rank(job: Job) -> Scores:
+    """Cosine of the row's gradient with the mean of the safe rows' normalised gradients, in [-1, 1]."""
+    size = job.config.rank.per_device_train_batch_size  # here it only sets how often progress is told
+    total = -(-len(job.safe) // size) - (-len(job.candidates) // size)
+    probe = Probe(job, Progress(job.on_step, total), size)
+    safe, _ = probe.measure(job.safe, safe=True)
+    direction = _unit(_unit(safe).mean(0))
+    gradients, losses = probe.measure(job.candidates, safe=False)
+    return Scores(
+        ids=job.candidates.ids,
+        source=job.candidates.source,
+        score=(_unit(gradients) @ direction).numpy(),
+        weight=np.ones(len(losses)),
+        loss=losses,
+        gap=np.full(len(losses), np.nan),
+        visits=np.ones(len(losses), np.int64),
+    )
+
+
+class Probe:
+    """The untouched model under an adapter whose gradients are asked for row by row."""
+
+    def __init__(self, job: Job, progress: Progress, size: int) -> None:
+        settings = job.config.rank.model_copy(update={"lora_dropout": 0.0})  # nothing is trained: noise would only blur
+        model = job.load_model(False)
+        self.player: Player = lora_players(model, settings, ["theta"], job.config.seed)["theta"]
+        self.parameters = [p for name, p in model.named_parameters() if ".lora_B." in name]
+        if not self.parameters:
+            raise UserError("lora_target_modules: rank.method=gradient needs linear layers among them")
+        for parameter in self.player.parameters:
+            parameter.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.sketch = Sketch(self.parameters, job.config.seed)
+        self.progress, self.size = progress, size
+
+    def measure(self, rows: Encoded, *, safe: bool) -> tuple[Tensor, FloatArray]:
+        """Projected gradients (N, WIDTH), float64 on the CPU, and losses (N,) of all rows."""
+        gradients, losses = torch.empty(len(rows), WIDTH, dtype=torch.float64), np.empty(len(rows))
+        for start in range(0, len(rows), self.size):
+            batch = Batch(torch.arange(start, min(start + self.size, len(rows))), rows)
+            for place in batch.rows.tolist():
+                gradients[place], losses[place] = self._row(Batch(torch.tensor([place]), rows))
+            found = losses[batch.rows.numpy()]
+            require_finite(found, batch)
+            name = "safe_loss" if safe else "candidate_loss"
+            self.progress.report(len(found), batch.token_count, **{name: float(found.mean())})
+        return gradients, losses
+
+    def _row(self, batch: Batch) -> tuple[Tensor, float]:
+        (piece,) = batch.split(1)
+        loss = self.player.model.losses(piece.tokens, piece.mask).sum()
+        gradients = torch.autograd.grad(loss, self.parameters)
+        return self.sketch(gradients).cpu().double(), float(loss.detach())
+
+
+class Sketch:
+    """A random projection to ``WIDTH`` dimensions that keeps inner products in expectation.
+
+    Each coordinate is added, with a random sign, to one dimension: the sparsest of Johnson-Lindenstrauss maps. It
+    holds five bytes a coordinate and no (P, WIDTH) matrix, and a row costs O(P). The variance is a Gaussian map's to a
+    constant. Coordinates are shuffled and summed in a fixed order, so a graphics card too gives the same sums again.
+
+    Source: Charikar, Chen, Farach-Colton (2002), "Finding frequent items in data streams", section 3; Weinberger et al.
+    (ICML 2009), arXiv 0902.2206, lemma 2 for the inner products.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        self.orders: list[Tensor] = []
+        self.signs: list[Tensor] = []
+        for parameter in parameters:
+            n, device = parameter.numel(), parameter.device
+            self.orders.append(torch.randperm(n, generator=random, dtype=torch.int32).to(device))
+            self.signs.append((torch.randint(2, (n,), generator=random, dtype=torch.int8) * 2 - 1).to(device))
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
+        """(WIDTH,), of tensors shaped like the parameters."""
+        total = torch.zeros(WIDTH, device=tensors[0].device)
+        for tensor, order, signs in zip(tensors, self.orders, self.signs, strict=True):
+            mixed = tensor.float().flatten()[order] * signs
+            padded = nn.functional.pad(mixed, (0, -len(mixed) % WIDTH))
+            total += padded.view(-1, WIDTH).sum(0).to(total.device)
+        return total
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return nn.functional.normalize(vectors, dim=-1)

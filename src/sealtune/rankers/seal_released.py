@@ -1,0 +1,39 @@
+"""SEAL as its authors released it, as a baseline: Algorithm 2 with dense Adam on logits that start at 0.1.
+
+Each step omega descends on the raw loss, unscaled by gamma; gamma is 0, ``rank.gamma``, twice that, ... by epoch. The
+other keys of ``rank`` that choose a variant of SEAL (``algorithm``, ``weighting``, ``selector_update``,
+``gamma_schedule``) do not count here. Two faults of that code are left out: rows keep their ids, and the two sets
+cycle independently. One is kept, being the method: the score depends on when a row was last visited (``DenseAdam``).
+
+Source: Shen, Chen, Das, Chen (ICLR 2025), arXiv 2410.07471, Algorithm 2, and the code released with it.
+"""
+
+from __future__ import annotations
+
+from sealtune.config import RankConfig
+from sealtune.players import PLAYERS, make_players
+from sealtune.rankers import Job
+from sealtune.records import Scores, UserError
+from sealtune.selector import DenseAdam, FreeLogits
+from sealtune.train import Ranking
+
+START = 0.1
+RATE = 5e-3
+
+
+def rank(job: Job) -> Scores:
+    """The logits after the last step. Raises UserError where the linear schedule would take gamma to 1."""
+    settings = released(job.config.rank)
+    adam = DenseAdam(settings.selector_learning_rate or RATE)
+    selector = FreeLogits(len(job.candidates), adam, "softmax", start=START)
+    players = make_players(job, PLAYERS[2])
+    ranking = Ranking(job.candidates, job.safe, players, selector, settings, job.config.seed)
+    return ranking.finish(job.on_step, job.resume)
+
+
+def released(settings: RankConfig) -> RankConfig:
+    """The settings with the released variant in place of the one that the config names."""
+    last = settings.gamma * (settings.num_train_epochs - 1)
+    if last >= 1:
+        raise UserError(f"rank.gamma: rank.method=seal_released reaches {last:g} in its last epoch; below 1 is needed")
+    return settings.model_copy(update={"algorithm": 2, "weighting": "softmax", "gamma_schedule": "linear"})
