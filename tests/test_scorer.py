@@ -18,9 +18,13 @@ def made(n=300, unsafe=60, noise=1.0, seed=0):
 
 
 def test_rows_that_look_alike_vouch_for_each_other():
-    truth, signal, features, safe = made()
-    scores = teach(signal, features, safe, seed=0)
-    assert auroc(scores.numpy(), truth) > auroc(signal.numpy(), truth) + 0.1
+    gains = []
+    for seed in range(4):
+        truth, signal, features, safe = made(seed=seed)
+        scores = teach(signal, features, safe, seed=0)
+        gains.append(auroc(scores.numpy(), truth) - auroc(signal.numpy(), truth))
+    assert min(gains) > 0.05
+    assert np.mean(gains) > 0.1
 
 
 def test_a_row_is_not_judged_by_its_own_signal():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sealtune.adapters import lora_config
-from sealtune.config import Config
+from sealtune.config import Config, TuneConfig
 from sealtune.models import compute_dtype, load_model, public_name
 from sealtune.records import Encoded, RunError, UserError
 
@@ -39,6 +40,7 @@ def train(
     from trl import SFTTrainer
 
     settings = config.tune
+    collator = _RememberingCollator(tokenizer, rows, settings)
     with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing of ours is left in it
         try:
             arguments = _arguments(config, scratch, len(rows))
@@ -47,8 +49,9 @@ def train(
                 args=arguments,
                 train_dataset=as_data_set(rows),
                 processing_class=tokenizer,
+                data_collator=collator,
                 peft_config=lora_config(settings) if settings.use_peft else None,
-                callbacks=[_reporter(advance)],
+                callbacks=[_reporter(advance, collator)],
             )
         except (ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"tune: {' '.join(str(error).split())}") from None
@@ -88,16 +91,41 @@ def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> Pr
 
 
 def as_data_set(rows: Encoded) -> Dataset:
-    """The rows as columns ``input_ids`` and ``labels`` (-100 where nothing is to be learned)."""
+    """The rows as columns ``input_ids``, ``labels`` (-100 where nothing is to be learned) and ``row``, the position."""
     from datasets import Dataset, Features, Sequence, Value
 
-    def examples() -> Iterator[dict[str, list[int]]]:
+    def examples() -> Iterator[dict[str, Any]]:
         for i in range(len(rows)):
             tokens, mask = rows.row(i)
-            yield {"input_ids": tokens.tolist(), "labels": np.where(mask, tokens, -100).tolist()}
+            yield {"input_ids": tokens.tolist(), "labels": np.where(mask, tokens, -100).tolist(), "row": i}
 
-    features = Features({"input_ids": Sequence(Value("int32")), "labels": Sequence(Value("int32"))})
-    return Dataset.from_list(list(examples()), features=features)
+    tokens = Sequence(Value("int32"))
+    return Dataset.from_list(
+        list(examples()), features=Features({"input_ids": tokens, "labels": tokens, "row": Value("int64")})
+    )
+
+
+class _RememberingCollator:
+    """TRL's collator, with the ids of the batches since the last log: a loss that is not finite comes from them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: Encoded, settings: TuneConfig) -> None:
+        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+        self.collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+        self.rows = rows
+        # One batch more than a log covers, since the loader reads one ahead.
+        self.recent: deque[list[str]] = deque(maxlen=settings.logging_steps * settings.gradient_accumulation_steps + 1)
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        self.recent.append([self.rows.ids[example["row"]] for example in examples])
+        batch: dict[str, Any] = self.collate(
+            [{name: example[name] for name in ("input_ids", "labels")} for example in examples]
+        )
+        return batch
+
+    def ids(self) -> str:
+        """The ids, for a message."""
+        return ", ".join(row_id for batch in self.recent for row_id in batch)
 
 
 def _arguments(config: Config, scratch: str, n: int) -> Any:
@@ -138,6 +166,7 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
         dataloader_pin_memory=accelerated,
         max_length=None,
         packing=False,
+        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     if arguments.n_gpu > 1:  # without a launcher the trainer would spread each batch over all GPUs by DataParallel
@@ -145,7 +174,7 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
     return arguments
 
 
-def _reporter(advance: Advance) -> Any:
+def _reporter(advance: Advance, collator: _RememberingCollator) -> Any:
     """A callback that shows progress and stops on a loss that is not finite."""
     from transformers import TrainerCallback
 
@@ -156,7 +185,8 @@ def _reporter(advance: Advance) -> Any:
             loss = float(logs["loss"])
             if not math.isfinite(loss):
                 raise RunError(
-                    f"tuning stopped at step {state.global_step}: the loss is {loss}; lower tune.learning_rate"
+                    f"tuning stopped at step {state.global_step}: the loss is {loss}; rows among {collator.ids()}; "
+                    "lower tune.learning_rate or look at these rows"
                 )
             tokens = int(state.num_input_tokens_seen)
             rows = (state.global_step - self.step) * args.train_batch_size * args.gradient_accumulation_steps
