@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,9 +57,11 @@ def main() -> None:
     app()
 
 
-def _add_stage(name: str) -> None:
-    @app.command(name, help=HELP[name])
-    def stage(
+def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
+    """A command that does these stages in turn."""
+
+    @app.command(name, help=text)
+    def command(
         words: Words = None,
         config: ConfigFile = None,
         model: Model = None,
@@ -71,32 +73,16 @@ def _add_stage(name: str) -> None:
     ) -> None:
         with one_line_errors():
             run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
-            run.stage(name, force=force)
-            _finish(run, name)
+            if len(stages) > 1:
+                run.check()
+            for stage in stages:
+                run.stage(stage, force=force)
+            _finish(run, stages[-1])
 
 
-for _name in HELP:
-    _add_stage(_name)
-
-
-@app.command("run")
-def run_all(
-    words: Words = None,
-    config: ConfigFile = None,
-    model: Model = None,
-    data: Data = None,
-    safe: Safe = None,
-    out: Out = None,
-    keep: Keep = None,
-    force: Force = False,
-) -> None:
-    """All five stages in turn; one whose inputs did not change is skipped."""
-    with one_line_errors():
-        run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
-        run.check()
-        for name in HELP:
-            run.stage(name, force=force)
-        _finish(run, "report")
+for _name, _text in HELP.items():
+    _add_command(_name, _text, [_name])
+_add_command("run", "All five stages in turn; one whose inputs did not change is skipped.", list(HELP))
 
 
 @app.command()

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
+import torch
 
 from sealtune.adapters import data_set_losses
+from sealtune.data.batches import Batch
 from sealtune.rankers import Job
-from sealtune.records import RunError, Scores
-from sealtune.train import StepRecord
+from sealtune.records import Scores
+from sealtune.train import Progress, require_finite
 
 
 def rank(job: Job) -> Scores:
     """Minus the mean loss per response token. Raises RunError on a loss that is not finite."""
-    n = len(job.candidates)
-    size = job.config.rank.per_device_train_batch_size
+    n, size = len(job.candidates), job.config.rank.per_device_train_batch_size
+    progress = Progress(job.on_step, -(-n // size))
     loss = np.empty(n)
-    started = time.perf_counter()
-    for number, (rows, losses) in enumerate(data_set_losses(job.load_model(False), job.candidates, size), start=1):
+    for rows, losses in data_set_losses(job.load_model(False), job.candidates, size):
+        batch = Batch(torch.from_numpy(rows), job.candidates)
         loss[rows] = losses.numpy()
-        if not np.isfinite(loss[rows]).all():
-            bad = [job.candidates.ids[i] for i in rows if not np.isfinite(loss[i])]
-            raise RunError(f"ranking stopped: the loss of candidates {', '.join(bad)} is not finite")
-        now = time.perf_counter()
-        record = StepRecord(
-            step=number,
-            epoch=0,
-            gamma=0.0,
-            safe_loss=None,
-            candidate_loss=float(loss[rows].mean()),
-            hat_loss=None,
-            gap=None,
-            rows=len(rows),
-            tokens=int(job.candidates.lengths[rows].sum()),
-            seconds=now - started,
-        )
-        started = now
-        job.on_step(record, -(-n // size), dict)
+        require_finite(loss[rows], batch)
+        progress.report(len(rows), batch.token_count, candidate_loss=float(loss[rows].mean()))
     return Scores(
         ids=job.candidates.ids,
         source=job.candidates.source,
