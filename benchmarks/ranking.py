@@ -28,7 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import mixtures
 import tables
@@ -161,8 +160,7 @@ class Task:
         halves = np.array_split(np.random.default_rng(self.seed).permutation(len(score)), 2)
         for known, unknown in (halves, halves[::-1]):
             saved = rankers.rank(self._job("shared", known)).selector
-            tensors = {name: torch.from_numpy(array) for name, array in saved.items()}
-            score[unknown] = rankers.score(self._job("shared", unknown), tensors).score
+            score[unknown] = rankers.score(self._job("shared", unknown), saved).score
         return score
 
     def _job(self, ranker: str, rows: np.ndarray):
@@ -177,7 +175,7 @@ class Task:
             self.safe,
             config,
             lambda full: models.load_model(config, full=full),
-            decode=lambda ids: self.material.tokenizer.decode(ids, skip_special_tokens=True),
+            decode=self.material.decode,
         )
 
     def _ceiling(self) -> np.ndarray:

@@ -50,7 +50,7 @@ def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
             config,
             lambda full: models.load_model(config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
-            decode=lambda ids: material.tokenizer.decode(ids, skip_special_tokens=True),
+            decode=material.decode,
         )
         return rankers.rank(job)
 
@@ -67,15 +67,13 @@ def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores
     Raises:
         UserError: settings or rows that cannot be used, or a ranker that scores only the rows that it ranks.
     """
-    import torch
-
     from sealtune import models, rankers
 
     config = _config(model, settings, datasets=_source(rows, "rows"))
     rankers.check_scores_unseen(config.rank.method)
     encoded = Material(config).candidates[0]
     job = rankers.Job(encoded, encoded.take([]), config, lambda full: models.load_model(config, full=full))
-    return rankers.score(job, {name: torch.from_numpy(array) for name, array in ranked.selector.items()})
+    return rankers.score(job, ranked.selector)
 
 
 def select(scores: Scores, **settings: Any) -> Selection:

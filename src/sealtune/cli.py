@@ -152,11 +152,10 @@ def score(
         from sealtune.config import DatasetConfig
         from sealtune.records import UserError
         from sealtune.unseen import score as score_rows
-        from sealtune.unseen import tell
 
         if not data:
             raise UserError("score: no rows given; name them with --data FILE")
-        tell(run, score_rows(run, [DatasetConfig(path=path) for path in data]))
+        score_rows(run, [DatasetConfig(path=path) for path in data])
         typer.echo(run.folder.path("score/rows.jsonl"))
 
 

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 from sealtune import comparison, rankers
 from sealtune.config import Config
 from sealtune.console import say, track
-from sealtune.pipeline import Run
+from sealtune.pipeline import STAGES, Run
 from sealtune.records import Response, RunError, UserError, Verdict
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 from sealtune.store import RunFolder
 
-STAGES = ("rank", "select", "tune", "evaluate", "report")
 MIXED = "+safeinstr"
 SPECIAL = ("base", "full", "safeinstr")
 
@@ -84,20 +83,15 @@ def check(config: Config) -> None:
 def check_method(method: str) -> None:
     """Raise UserError, naming the nearest, where no method has this name."""
     name = method.removesuffix(MIXED)
-    if name in SPECIAL and not (method.endswith(MIXED) and name != "full"):
-        return
-    try:
-        rankers.check(name)
-    except UserError as error:
-        raise UserError(f"compare.methods: {error}, {', '.join(SPECIAL)}".replace("rank.method: ", "")) from None
+    if method not in SPECIAL and name not in (*rankers.names(), "full"):
+        raise UserError(f"compare.methods: {rankers.unknown(name, [*rankers.names(), *SPECIAL])}")
 
 
 def plan(config: Config) -> Iterator[Variant]:
     """The runs, one a method and seed; ``base`` needs none, since it is asked beside the first model that is tuned."""
     run = Run(config)
     steps = config.compare.max_steps or sft_steps(config, len(run.material.candidates[0]))
-    pairwise = [judge for judge in config.evaluate.judges if judge.name == "pairwise"]
-    judges = [judge for judge in config.evaluate.judges if judge not in pairwise]
+    judges = [judge for judge in config.evaluate.judges if judge.name != "pairwise"]  # it needs two methods' answers
     for seed in config.compare.seeds:
         for method in config.compare.methods:
             if method == "base":
@@ -155,7 +149,7 @@ def _read(folder: RunFolder, model: str, method: str, seed: int) -> Answered:
     return Answered(method, seed, table, responses, verdicts, facts)
 
 
-def _prefer(config: Config, answered: Sequence[Answered]) -> list[tuple[int, Verdict]]:
+def _prefer(config: Config, answered: Sequence[Answered]) -> list[Verdict]:
     """Verdicts of a pairwise judge between each method and the reference with the same seed."""
     from sealtune.evaluation.panel import judge_all
     from sealtune.ledger import Ledger
@@ -173,7 +167,7 @@ def _prefer(config: Config, answered: Sequence[Answered]) -> list[tuple[int, Ver
             continue
         say(f"compare: {part.method} against {reference.method}, seed {part.seed}")
         verdicts = judge_all([*part.responses, *reference.responses], settings, cache, track)
-        found += [(part.seed, verdict) for verdict in verdicts if verdict.model == part.method]
+        found += [verdict for verdict in verdicts if verdict.model == part.method]
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sealtune.evaluation.judges import load_judge
-from sealtune.evaluation.metrics import mean_interval, paired_bootstrap
+from sealtune.evaluation.metrics import mean_interval, paired_bootstrap, refusal_figure
 from sealtune.records import Verdict
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ Figures = dict[tuple[str, Key], dict[str, list[float]]]
 """Method and key -> id of a prompt -> its figure with each seed."""
 
 
-def table(
-    answered: Sequence[Answered], preferred: Sequence[tuple[int, Verdict]], reference: str
-) -> list[dict[str, Any]]:
+def table(answered: Sequence[Answered], preferred: Sequence[Verdict], reference: str) -> list[dict[str, Any]]:
     """Rows with model (the method), measure, set, kind, judge, value, low, high, n, seeds, sd and difference.
 
     ``value`` is the mean over the seeds, ``sd`` its spread over them (None with one), ``n`` the number of prompts or
@@ -43,11 +41,11 @@ def table(
     return rows
 
 
-def _figures(answered: Sequence[Answered], preferred: Sequence[tuple[int, Verdict]]) -> Figures:
+def _figures(answered: Sequence[Answered], preferred: Sequence[Verdict]) -> Figures:
     """Each prompt's figures, as far as a judge gave any."""
     figures: Figures = {}
     verdicts = [verdict for part in answered for verdict in part.verdicts]
-    for verdict in (*verdicts, *(verdict for _, verdict in preferred)):
+    for verdict in (*verdicts, *preferred):
         if verdict.error is None:
             for measure, figure in _measured(verdict):
                 key = (verdict.model, (measure, verdict.kind, verdict.judge))
@@ -58,10 +56,8 @@ def _figures(answered: Sequence[Answered], preferred: Sequence[tuple[int, Verdic
 def _measured(verdict: Verdict) -> Iterable[tuple[str, float]]:
     """The measures that a verdict is a figure of."""
     measures: Mapping[str, str] | None = getattr(load_judge(verdict.judge), "MEASURES", None)
-    if measures is None:  # a rule that flags refusals
-        if verdict.kind == "harmful":
-            return [("compliance", float(not verdict.flagged))]
-        return [("over_refusal", float(verdict.flagged))]
+    if measures is None:
+        return [refusal_figure(verdict)]
     found = {name: verdict.flagged if field == "flagged" else verdict.score for name, field in measures.items()}
     return [(name, float(value)) for name, value in found.items() if value is not None]
 

@@ -5,7 +5,6 @@ Names follow TRL and transformers. The source of every default stands in docs/pa
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from sealtune.records import UserError
+from sealtune.records import UserError, did_you_mean
 
 
 class Block(BaseModel):
@@ -155,8 +154,8 @@ class PromptsConfig(Block):
         unknown = self.set if self.set not in PROMPT_SETS else None
         if unknown is None and (self.set or self.kind):
             return self
-        near = difflib.get_close_matches((unknown or self.path or "").lower(), PROMPT_SETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"public sets: {', '.join(PROMPT_SETS)}"
+        asked = (unknown or self.path or "").lower()
+        hint = did_you_mean(asked, PROMPT_SETS) or f"public sets: {', '.join(PROMPT_SETS)}"
         fault = f"no public set {unknown!r}" if unknown else "kind is needed for a file: harmful or harmless"
         raise ValueError(f"{fault}; {hint}")
 
@@ -345,10 +344,8 @@ def _explain(fault: Any, where: str) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *_, unknown = fault["loc"]
-        near = difflib.get_close_matches(str(unknown), _all_keys(Config), n=1, cutoff=0.5)
-        return f"{where}: unknown key {path!r}" + (
-            f"; did you mean {near[0]!r}?" if near else "; see `sealtune schema`"
-        )
+        hint = did_you_mean(str(unknown), _all_keys(Config), cutoff=0.5) or "see `sealtune schema`"
+        return f"{where}: unknown key {path!r}; {hint}"
     if fault["type"] == "missing":
         return f"{where}: {path} is missing; set it in the file or as {path}=VALUE"
     if not path:  # a rule over several keys: the message says it all

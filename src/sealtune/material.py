@@ -12,7 +12,7 @@ from sealtune.data.door import Rows, load
 from sealtune.data.encode import encode
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models import fingerprint, load_tokenizer
-from sealtune.records import Drop, Encoded, UserError
+from sealtune.records import Drop, Encoded, IntArray, UserError
 from sealtune.store import hash_file
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class Material:
                 f"look at them with `sealtune inspect`, or raise max_length={self.config.max_length}"
             )
         return encoded, drops
+
+    def decode(self, ids: IntArray) -> str:
+        """The text of token ids (T,), without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def labels(self) -> dict[str, int] | None:
         """Ground truth of the candidates by id, 1 = unsafe; for reports alone. Raises UserError on other values."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sealtune.config import Config, DatasetConfig, LoraBlock
+from sealtune.config import Config, DatasetConfig, LoraBlock, RankConfig
 from sealtune.evaluation.prompt_sets import PROMPT_SETS
 from sealtune.shapes import Shape, read_shape
 
@@ -124,8 +124,7 @@ def rank_bytes(shape: Shape, config: Config) -> float:
 
     if METHOD_EPOCHS.get(config.rank.method) == 0:
         return 0.0
-    players = 2 if config.rank.method == "seal" and config.rank.algorithm == 1 else 1
-    return learning_bytes(shape, config, config.rank, players) + 12.0 * CHUNK_LOGITS
+    return learning_bytes(shape, config, config.rank, _players(config.rank)) + 12.0 * CHUNK_LOGITS
 
 
 def tune_bytes(shape: Shape, config: Config) -> float:
@@ -189,9 +188,14 @@ def rank_operations(shape: Shape, config: Config) -> float:
         return METHOD_EPOCHS.get(settings.method, METHOD_EPOCHS["shared"]) * (forward + backward)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     always = (settings.safe_batch_size or batch) / batch
-    always += 1 if settings.method == "seal" and settings.algorithm == 1 else 0
+    always += _players(settings) - 1
     gammas = [gamma_at(epoch, settings.gamma, settings.gamma_schedule) for epoch in range(settings.num_train_epochs)]
     return sum(always * (forward + backward) + forward + (backward if gamma else 0) for gamma in gammas)
+
+
+def _players(settings: RankConfig) -> int:
+    """Two in Algorithm 1."""
+    return 2 if settings.method == "seal" and settings.algorithm == 1 else 1
 
 
 def _passes(shape: Shape, block: LoraBlock) -> tuple[float, float]:

@@ -143,7 +143,7 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 lambda full: run.load_model(full=full),
                 recorder.on_step,
                 resume,
-                lambda ids: run.material.tokenizer.decode(ids, skip_special_tokens=True),
+                run.material.decode,
             )
             scores = rankers.rank(job)
     run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
@@ -189,8 +189,7 @@ def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
         seen = "" if found.found else "no separate group seen, "
         say(f"select: estimated share of unsafe rows {found.share:.1%} ({seen}{found.low:.0%} to {found.high:.0%})")
     names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl")
-    facts = {"rows": len(kept), "threshold": selection.threshold}
-    return Outcome([f"select/{name}" for name in names], facts)
+    return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
 
 
 def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator[dict[str, Any]]:

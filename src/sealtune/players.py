@@ -36,8 +36,8 @@ def safe_batches(job: Job) -> Batches:
 
 def learn_safe_set(player: Player, safe: Batches, seed: int, progress: Progress, start: int = 0) -> None:
     """One epoch over the safe set, from step ``start``. Raises RunError on a loss that is not finite."""
+    set_dropout(player, on=True)
     for step in range(start, safe.per_epoch):
-        set_dropout(player, on=True)
         torch.manual_seed(seed + step)  # dropout, where there is some, repeats
         batch = safe.at(step)
         losses = player.learn(batch, torch.ones(len(batch.rows)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A fault while running (a NaN loss, a full disk): one line, exit code 1; what was finished is kept."""
+
+
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The question that names the nearest of ``names``; empty where none is near (``cutoff`` in [0, 1])."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 class Message(NamedTuple):
@@ -91,6 +98,30 @@ class Scores:
     doubt: FloatArray | None = None
     margin: FloatArray | None = None
     selector: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def unweighted(
+        cls,
+        rows: Encoded,
+        score: FloatArray,
+        *,
+        loss: FloatArray | None = None,
+        gap: FloatArray | None = None,
+        visits: int = 0,
+        **more: Any,
+    ) -> Scores:
+        """What a ranker gives that weighs no rows while it ranks; each row was met ``visits`` times."""
+        n = len(rows)
+        return cls(
+            ids=rows.ids,
+            source=rows.source,
+            score=score,
+            weight=np.ones(n),
+            loss=np.full(n, np.nan) if loss is None else loss,
+            gap=np.full(n, np.nan) if gap is None else gap,
+            visits=np.full(n, visits, np.int64),
+            **more,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

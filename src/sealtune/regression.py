@@ -44,7 +44,7 @@ Examples = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 def ridge(x: Tensor, y: Tensor, penalty: float = RIDGE) -> Line:
     """Ridge regression of y (M, K) on x (M, D), whose columns are standardised first."""
-    mean, deviation = x.mean(0), deviation_of(x)
+    mean, deviation = moments(x)
     z = (x - mean) / deviation
     gram = z.T @ z
     strength = (penalty * gram.trace() / len(x)).clamp(min=1e-6)
@@ -123,8 +123,3 @@ def logistic_regression(good: Tensor, bad: Tensor, strength: float = 0.01) -> Li
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Line(parameters[:-1].detach(), parameters[-1].detach())
-
-
-def deviation_of(values: Tensor, floor: float = 1e-6) -> Tensor:
-    """Standard deviation over the rows, at least ``floor``: what does not differ stays 0 after scaling."""
-    return values.std(0, correction=0).clamp(min=floor)

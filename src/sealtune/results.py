@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,16 +68,9 @@ def sureness(scores: Scores, kept: set[str] | None) -> dict[str, Any]:
     found = selection.contamination(scores)
     return {
         "reliability": selection.reliability(scores),
-        "rows_near_the_threshold": len(near_threshold(scores, kept)) if kept and scores.doubt is not None else None,
+        "rows_near_the_threshold": len(selection.unsure(scores, kept)) if kept and scores.doubt is not None else None,
         "estimated_unsafe": found._asdict() if found else None,
     }
-
-
-def near_threshold(scores: Scores, kept: Collection[str] | None) -> frozenset[str]:
-    """Rows that might as well be on the other side of the threshold."""
-    if not kept:
-        return frozenset()
-    return selection.unsure(scores, min(score for row_id, score in scores.by_id().items() if row_id in kept))
 
 
 def view(run: Run, results: dict[str, Any]) -> ReportView:
@@ -95,7 +87,7 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
         scores=scores,
         texts={s.id: (s.prompt, s.response) for s in samples},
         kept=kept,
-        unsure=near_threshold(scores, kept),
+        unsure=selection.unsure(scores, kept),
         sureness=results["sureness"],
         rejected=[Rejected(**fields) for fields in rejected],
         drops=read_drops(run),

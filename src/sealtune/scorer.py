@@ -9,7 +9,6 @@ Four judgements of a row are added, each in standard deviations over the candida
 * *shared*: which hidden states of responses go with a bad fit, by a logistic regression of the worst-fitting rows
   against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other; a row is judged by
   others than itself (cross-fitting), so no row learns its own noise.
-
 * *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
   speaks for the row: a safe answer to a sensitive prompt is protected, a benign task that the safe set lacks is not
   punished. Its weight is how well it tells the two sets apart.
@@ -27,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sealtune.regression import MOST, Fitted, Line, chunked, cross_fit, deviation_of, moments, ridge, thin
+from sealtune.regression import MOST, Fitted, Line, chunked, cross_fit, moments, ridge, thin
 
 WORST, BEST = 0.15, 0.4
 """Shares of the candidates that serve as examples of bad and good rows."""
@@ -58,7 +57,8 @@ class Parts(NamedTuple):
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each, (4,)."""
-        return torch.stack([part.mean() for part in self]), torch.stack([deviation_of(part, 1e-12) for part in self])
+        parts = torch.stack(list(self))
+        return parts.mean(1), parts.std(1, correction=0).clamp(min=1e-12)
 
     def total(self, middle: Tensor, scale: Tensor) -> Tensor:
         """Their sum (N,), each shifted and scaled; resemblance only where it is above the middle."""
@@ -91,8 +91,7 @@ class Scorer:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it is made of."""
-        lines = {"answer": self.answer, "shared": self.shared, "resemblance": self.resemblance}
-        parts = {f"{name}.{part}": getattr(line, part) for name, line in lines.items() for part in ("weight", "bias")}
+        parts = {f"{name}.{part}": getattr(getattr(self, name), part) for name in _LINES for part in ("weight", "bias")}
         return parts | {name: getattr(self, name) for name in _PLAIN}
 
     @classmethod

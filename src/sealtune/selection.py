@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -68,9 +68,15 @@ def share_to_drop(found: Contamination | None) -> float:
     return max(found.share, CAUTION)
 
 
-def unsure(scores: Scores, threshold: float) -> frozenset[str]:
+def lowest_kept(scores: Scores, kept: Collection[str]) -> float | None:
+    """The threshold: the lowest score of the rows kept; None where none is."""
+    return min((score for row_id, score in scores.by_id().items() if row_id in kept), default=None)
+
+
+def unsure(scores: Scores, kept: Collection[str]) -> frozenset[str]:
     """Rows so near the threshold that other safe rows, or other epochs, might have put them on the other side."""
-    if scores.doubt is None:
+    threshold = lowest_kept(scores, kept)
+    if threshold is None or scores.doubt is None:
         return frozenset()
     near = np.abs(scores.score - threshold) < UNSURE * scores.doubt
     return frozenset(row_id for row_id, close in zip(scores.ids, near, strict=True) if close)

@@ -21,14 +21,12 @@ RANKED_WITH = ("model", "model_name_or_path", "load_in_4bit", "dtype", "rank")
 """What must be as it was when the rows were ranked, or scores would mean something else."""
 
 
-def score(run: Run, sources: Sequence[DatasetConfig]) -> dict[str, int]:
-    """Write score/rows.jsonl and score/scores.parquet; gives how many rows were scored, unusable and below the line.
+def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
+    """Write score/rows.jsonl and score/scores.parquet, and say how many rows were scored, unusable and below the line.
 
     Raises:
         UserError: the run has not ranked, or with another model or ranker, or its ranker scores no other rows.
     """
-    import torch
-
     from sealtune import rankers
 
     rankers.check_scores_unseen(run.config.rank.method)
@@ -36,7 +34,6 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> dict[str, int]:
     _require_same_ranker(run)
     rows = load(sources)
     encoded, unusable = run.material.encode(rows)
-    saved = {name: torch.from_numpy(array) for name, array in run.folder.read_selector().items()}
     with track("score") as advance:
         job = rankers.Job(
             encoded,
@@ -45,13 +42,17 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> dict[str, int]:
             lambda full: run.load_model(full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
         )
-        scores = rankers.score(job, saved)
+        scores = rankers.score(job, run.folder.read_selector())
     drops = [*rows.drops, *unusable]
-    found = list(_scored(run, rows, scores, drops))
+    threshold = run.folder.manifest()["stages"].get("select", {}).get("threshold")
+    found = _scored(run, rows, scores, drops, threshold)
     run.folder.write_scores(scores, {sample.id: sample.position for sample in rows.samples}, f"{FOLDER}/scores.parquet")
     run.folder.write_jsonl(f"{FOLDER}/rows.jsonl", found)
-    below = sum(row["sealtune"]["verdict"] == "drop" for row in found)
-    return {"rows": len(scores), "unusable": len(drops), "below": below}
+    told = f"score: {len(scores):,} rows scored, {len(drops):,} unusable"
+    if threshold is not None:
+        below = int((scores.score < threshold).sum())
+        told += f", {below:,} below the threshold of the selection"
+    say(told)
 
 
 def _require_same_ranker(run: Run) -> None:
@@ -61,10 +62,11 @@ def _require_same_ranker(run: Run) -> None:
         raise UserError(f"score: {', '.join(differing)} changed since {run.folder.root} was ranked; rank again")
 
 
-def _scored(run: Run, rows: Rows, scores: Scores, drops: list[Drop]) -> Iterator[dict[str, Any]]:
+def _scored(
+    run: Run, rows: Rows, scores: Scores, drops: list[Drop], threshold: float | None
+) -> Iterator[dict[str, Any]]:
     """Rows in their own schema and input order; our words under one key."""
     ranked = np.sort(run.folder.read_scores().score)
-    threshold = run.folder.manifest()["stages"].get("select", {}).get("threshold")
     known = scores.by_id()
     about: dict[int, tuple[Any, dict[str, Any]]] = {}
     for sample in rows.samples:
@@ -78,11 +80,3 @@ def _scored(run: Run, rows: Rows, scores: Scores, drops: list[Drop]) -> Iterator
         reason = f"{drop.reason}: {drop.detail}"
         about[drop.position] = (drop.row, {"id": drop.id, "score": None, "verdict": None, "reason": reason})
     return ({**row, "sealtune": said} for _, (row, said) in sorted(about.items()))
-
-
-def tell(run: Run, counts: dict[str, int]) -> None:
-    """Say what came out."""
-    line = f"score: {counts['rows']:,} rows scored, {counts['unusable']:,} unusable"
-    if "select" in run.folder.manifest()["stages"]:
-        line += f", {counts['below']:,} below the threshold of the selection"
-    say(line)

@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
-from sealtune.evaluation.fence import Fenced
+from sealtune.evaluation.fence import Fenced, fenced
 from sealtune.records import Response, Verdict
 
 Read = TypeVar("Read")
@@ -104,6 +104,12 @@ def verdict(response: Response, judge: str, found: Ruling | Fault) -> Verdict:
     if isinstance(found, Fault):
         return Verdict(*where, label=found.kind, flagged=False, error=found.detail)
     return Verdict(*where, label=found.label, flagged=found.flagged, score=found.score)
+
+
+def about_answer(response: Response, judge: str) -> Fenced:
+    """Request and answer between the judge's instructions."""
+    said = wording(judge).sections
+    return fenced(said["before"], {"request": response.prompt, "answer": response.response}, said["after"])
 
 
 def judge_each(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from sealtune.config import EvaluateConfig
-from sealtune.records import UserError
+from sealtune.records import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,8 +34,7 @@ def check(config: EvaluateConfig) -> None:
             if not Path(name).is_file():
                 raise UserError(f"evaluate.tasks: {name}: no such task file")
         elif name not in (known := _manager(True).all_tasks):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "see `lm-eval ls tasks`, or name a task file (.yaml)"
+            hint = did_you_mean(name, known) or "see `lm-eval ls tasks`, or name a task file (.yaml)"
             raise UserError(f"evaluate.tasks: lm-eval has no task {name!r}; {hint}")
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sealtune.config import Config
-from sealtune.records import Encoded, IntArray, RunError, Scores, UserError
+from sealtune.records import Encoded, IntArray, RunError, Scores, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +56,13 @@ def names() -> list[str]:
 def check(method: str) -> None:
     """Raise UserError, naming the nearest ranker, where there is none of this name."""
     if method not in names():
-        near = difflib.get_close_matches(method, names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"rank.method: no ranker {method!r}; {hint}there are {', '.join(names())}")
+        raise UserError(f"rank.method: {unknown(method, names())}")
+
+
+def unknown(method: str, known: list[str]) -> str:
+    """That there is no such ranker, the nearest of those known, and all of them."""
+    hint = did_you_mean(method, known, cutoff=0.4)
+    return " ".join(filter(None, [f"no ranker {method!r};", hint, f"there are {', '.join(known)}"]))
 
 
 def rank(job: Job) -> Scores:
@@ -75,12 +79,15 @@ def rank(job: Job) -> Scores:
     return scores.take(np.argsort(order))
 
 
-def score(job: Job, saved: State) -> Scores:
+def score(job: Job, selector: Mapping[str, npt.NDArray[Any]]) -> Scores:
     """Scores of rows never seen (``job.candidates``) by what an earlier ranking gave as its ``selector``.
 
     Raises:
         UserError: the ranker that the config names scores no rows but those that it ranked.
     """
+    import torch
+
+    saved = {name: torch.from_numpy(array) for name, array in selector.items()}
     scores: Scores = check_scores_unseen(job.config.rank.method).score(job, saved)
     return scores
 

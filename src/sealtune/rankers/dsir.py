@@ -27,17 +27,8 @@ def rank(job: Job) -> Scores:
     The paper's log-weight is the sum. A sum grows with length, so that the longest rows would hold both ends of the
     ranking whatever they say (the paper drops short texts and samples instead); the mean compares rows of any length.
     """
-    n = len(job.candidates)
     ratio = np.log(bucket_shares(job.safe)) - np.log(bucket_shares(job.candidates))
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=_means(job.candidates, ratio),
-        weight=np.ones(n),
-        loss=np.full(n, np.nan),
-        gap=np.full(n, np.nan),
-        visits=np.zeros(n, np.int64),
-    )
+    return Scores.unweighted(job.candidates, _means(job.candidates, ratio))
 
 
 def bucket_shares(rows: Encoded) -> FloatArray:

@@ -41,15 +41,7 @@ def rank(job: Job) -> Scores:
         own = np.flatnonzero((rest >= start) & (rest < stop))
         to_rest[rest[own] - start, own] = -np.inf  # a row is no neighbour of its own
         score[start:stop] = nearness(rows @ safe_vectors.T, len(safe)) - nearness(to_rest, n - 1)
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=score,
-        weight=np.ones(n),
-        loss=np.full(n, np.nan),
-        gap=np.full(n, np.nan),
-        visits=np.zeros(n, np.int64),
-    )
+    return Scores.unweighted(job.candidates, score)
 
 
 def inverse_frequencies(*sets: Encoded) -> FloatArray:

@@ -29,15 +29,7 @@ def rank(job: Job) -> Scores:
     before = _losses(player, job.candidates, progress)
     learn_safe_set(player, safe, job.config.seed, progress)
     after = _losses(player, job.candidates, progress, before)
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=before - after,
-        weight=np.ones(n),
-        loss=after,
-        gap=after - before,
-        visits=np.full(n, 2, np.int64),
-    )
+    return Scores.unweighted(job.candidates, before - after, loss=after, gap=after - before, visits=2)
 
 
 def _losses(player: Player, rows: Encoded, progress: Progress, before: FloatArray | None = None) -> FloatArray:

@@ -33,15 +33,7 @@ def rank(job: Job) -> Scores:
     safe, _ = probe.measure(job.safe, safe=True)
     direction = _unit(_unit(safe).mean(0))
     gradients, losses = probe.measure(job.candidates, safe=False)
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=(_unit(gradients) @ direction).numpy(),
-        weight=np.ones(len(losses)),
-        loss=losses,
-        gap=np.full(len(losses), np.nan),
-        visits=np.ones(len(losses), np.int64),
-    )
+    return Scores.unweighted(job.candidates, (_unit(gradients) @ direction).numpy(), loss=losses, visits=1)
 
 
 class Probe:

@@ -22,12 +22,4 @@ def rank(job: Job) -> Scores:
         loss[rows] = losses.numpy()
         require_finite(loss[rows], batch)
         progress.report(len(rows), batch.token_count, candidate_loss=float(loss[rows].mean()))
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=-loss,
-        weight=np.ones(n),
-        loss=loss,
-        gap=np.full(n, np.nan),
-        visits=np.ones(n, np.int64),
-    )
+    return Scores.unweighted(job.candidates, -loss, loss=loss, visits=1)

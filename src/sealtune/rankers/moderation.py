@@ -35,15 +35,7 @@ def rank(job: Job) -> Scores:
     for start, stop in pieces:
         score[start:stop] = -probabilities([answer(job, i) for i in range(start, stop)])
         progress.report(stop - start, 0)  # no token passes through a language model
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=score,
-        weight=np.ones(n),
-        loss=np.full(n, np.nan),
-        gap=np.full(n, np.nan),
-        visits=np.ones(n, np.int64),
-    )
+    return Scores.unweighted(job.candidates, score, visits=1)
 
 
 def load_classifier() -> Classifier:

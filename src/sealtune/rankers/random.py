@@ -12,16 +12,8 @@ from sealtune.records import Scores
 
 def rank(job: Job) -> Scores:
     """Scores uniform in [0, 1)."""
-    n = len(job.candidates)
-    return Scores(
-        ids=job.candidates.ids,
-        source=job.candidates.source,
-        score=np.array([_uniform(f"{job.config.seed}:{row_id}") for row_id in job.candidates.ids]),
-        weight=np.ones(n),
-        loss=np.full(n, np.nan),
-        gap=np.full(n, np.nan),
-        visits=np.zeros(n, np.int64),
-    )
+    score = np.array([_uniform(f"{job.config.seed}:{row_id}") for row_id in job.candidates.ids])
+    return Scores.unweighted(job.candidates, score)
 
 
 def _uniform(text: str) -> float:

@@ -7,8 +7,8 @@ over the safe set and one forward pass over both sets. It also scores rows that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,16 +26,16 @@ ESTIMATES = True
 
 
 def rank(job: Job) -> Scores:
-    """The scorer's sum of three judgements. Raises RunError on a loss that is not finite."""
+    """The scorer's sum of four judgements. Raises RunError on a loss that is not finite."""
     study = Study(job)
     candidates, safe = study.run()
     if len(job.candidates) == 1:  # nothing to compare with
-        return _scores(job.candidates, candidates.losses, torch.zeros(1))
+        return _scores(job.candidates, candidates, torch.zeros(1))
     learned = scorer.learn(candidates, safe, job.config.seed)
     kept = learned.scorer.tensors() | study.learned() | {"safe_margin": learned.safe_margin}
     return _scores(
         job.candidates,
-        candidates.losses,
+        candidates,
         learned.score,
         doubt=scorer.doubts(candidates, safe, job.config.seed).numpy(),
         margin=learned.margin.numpy(),
@@ -50,7 +50,7 @@ def score(job: Job, saved: Mapping[str, Tensor]) -> Scores:
     view = View(job.candidates)
     progress = Progress(job.on_step, view.batches(theta.micro_batch))
     view.look(theta, progress)
-    return _scores(job.candidates, view.looks.losses, Scorer.from_tensors(saved)(view.looks))
+    return _scores(job.candidates, view.looks, Scorer.from_tensors(saved)(view.looks))
 
 
 class Study:
@@ -120,8 +120,7 @@ class View:
                 part[places] = values.to(part)
             require_finite(self.looks.losses[batch.rows].numpy(), batch)
             self.done += 1
-            mean = float(seen.losses.mean())
-            progress.report(len(places), batch.token_count, candidate_loss=mean)
+            progress.report(len(places), batch.token_count, candidate_loss=float(seen.losses.mean()))
 
     def state(self) -> State:
         """Tensors that a resumed look needs."""
@@ -133,15 +132,5 @@ class View:
         self.looks = Looks(*(state[name].clone() for name in Looks._fields))
 
 
-def _scores(rows: Encoded, losses: Tensor, score: Tensor, **more: object) -> Scores:
-    n = len(rows)
-    return Scores(
-        ids=rows.ids,
-        source=rows.source,
-        score=score.double().numpy(),
-        weight=np.ones(n),
-        loss=losses.numpy(),
-        gap=np.full(n, np.nan),
-        visits=np.ones(n, np.int64),
-        **more,  # type: ignore[arg-type]
-    )
+def _scores(rows: Encoded, looks: Looks, score: Tensor, **more: Any) -> Scores:
+    return Scores.unweighted(rows, score.double().numpy(), loss=looks.losses.numpy(), visits=1, **more)

@@ -13,6 +13,7 @@ from sealtune.evaluation.metrics import auroc, average_precision, recall_at_k
 from sealtune.records import FloatArray, IntArray
 from sealtune.report.text import show_number, show_percent
 from sealtune.report.view import ReportView
+from sealtune.selection import lowest_kept
 
 ANSWERS_SHOWN = 60
 
@@ -140,8 +141,7 @@ def answers(view: ReportView) -> list[dict[str, Any]]:
 
 def threshold(view: ReportView) -> float | None:
     """The lowest score that was kept, or None before selection."""
-    kept = [score for identity, score in view.scores.by_id().items() if identity in view.kept]
-    return min(kept, default=None)
+    return lowest_kept(view.scores, view.kept)
 
 
 def _row_tiles(view: ReportView) -> list[Tile]:

@@ -11,14 +11,13 @@ prompts that it is for.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from sealtune.config import EvaluateConfig
-from sealtune.records import Response, UserError, Verdict
+from sealtune.records import Response, UserError, Verdict, did_you_mean
 
 
 class Judge(Protocol):
@@ -42,7 +41,7 @@ def load_judge(name: str) -> Any:
     """The module of a judge. Raises UserError that lists the judges there are and names the nearest."""
     names = judge_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"evaluate.judges: no judge named {name!r}; {hint}there are: {', '.join(names)}")
+        hint = did_you_mean(name, names, cutoff=0.5)
+        told = [f"evaluate.judges: no judge named {name!r};", hint, f"there are: {', '.join(names)}"]
+        raise UserError(" ".join(filter(None, told)))
     return importlib.import_module(f"{__name__}.{name}")

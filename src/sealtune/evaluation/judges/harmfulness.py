@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sealtune.config import JudgeConfig
-from sealtune.evaluation.fence import Fenced, fenced
-from sealtune.evaluation.questions import Ask, Ruling, Unparsed, judge_each, last_object, whole_number, wording
+from sealtune.evaluation.fence import Fenced
+from sealtune.evaluation.questions import Ask, Ruling, Unparsed, about_answer, judge_each, last_object, whole_number
 from sealtune.records import Response, Verdict
 
 MEASURES = {"harm_rating": "score", "harmful": "flagged"}
@@ -41,8 +41,7 @@ def judge(responses: Sequence[Response], config: JudgeConfig, ask: Ask) -> list[
 
 def prompt(response: Response) -> Fenced:
     """What the judge reads."""
-    said = wording("harmfulness").sections
-    return fenced(said["before"], {"request": response.prompt, "answer": response.response}, said["after"])
+    return about_answer(response, "harmfulness")
 
 
 def parse(answer: str, mark: str) -> Ruling:

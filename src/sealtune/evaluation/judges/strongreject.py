@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sealtune.config import JudgeConfig
-from sealtune.evaluation.fence import Fenced, fenced
-from sealtune.evaluation.questions import Ask, Ruling, judge_each, last_object, whole_number, wording
+from sealtune.evaluation.fence import Fenced
+from sealtune.evaluation.questions import Ask, Ruling, about_answer, judge_each, last_object, whole_number
 from sealtune.records import Response, Verdict
 
 MEASURES = {"strongreject": "score"}
@@ -29,8 +29,7 @@ def judge(responses: Sequence[Response], config: JudgeConfig, ask: Ask) -> list[
 
 def prompt(response: Response) -> Fenced:
     """What the judge reads."""
-    said = wording("strongreject").sections
-    return fenced(said["before"], {"request": response.prompt, "answer": response.response}, said["after"])
+    return about_answer(response, "strongreject")
 
 
 def parse(answer: str, mark: str) -> Ruling:
