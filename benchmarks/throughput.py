@@ -90,6 +90,8 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def sft_steps(config, material) -> list[tuple[int, float]]:
+    from trl import SFTTrainer
+
     from sealtune import finetune, models
 
     steps, last = [], None
@@ -101,7 +103,7 @@ def sft_steps(config, material) -> list[tuple[int, float]]:
         last = now
 
     model = models.load_model(config)
-    finetune.train(model, material.tokenizer, material.candidates[0], config, advance)
+    finetune.train(model, material.tokenizer, material.candidates[0], config, advance, SFTTrainer)
     return steps
 
 

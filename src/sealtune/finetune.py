@@ -19,6 +19,7 @@ from sealtune.records import Encoded, RunError, UserError
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTTrainer
 
     from sealtune.console import Advance
 
@@ -29,22 +30,24 @@ def train(
     rows: Encoded,
     config: Config,
     advance: Advance,
+    trainer_class: type[SFTTrainer] | None = None,
 ) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
-    """The tuned model (a PeftModel where ``use_peft``) and the trainer's log.
+    """The tuned model (a PeftModel where ``use_peft``) and the trainer's log; ``trainer_class`` for comparisons.
 
     Raises:
         UserError: a setting that the trainer or peft refuses.
         RunError: the loss became NaN or infinite.
     """
     from transformers import PrinterCallback
-    from trl import SFTTrainer
+
+    from sealtune.trainer import ResponseTrainer
 
     settings = config.tune
     collator = _RememberingCollator(tokenizer, rows, settings)
     with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing of ours is left in it
         try:
             arguments = _arguments(config, scratch, len(rows))
-            trainer = SFTTrainer(
+            trainer = (trainer_class or ResponseTrainer)(
                 model=model,
                 args=arguments,
                 train_dataset=as_data_set(rows),
