@@ -1,14 +1,9 @@
 """Tokens per second and peak memory of ranking beside plain fine-tuning, in one run.
 
-Same rows, model, LoRA, dtype, batch and max_length for all:
-
-  sft          a training step of TRL's SFTTrainer
-  algorithm_2  a ranking step without theta_hat, candidates' backward pass included (gamma > 0)
-  algorithm_1  a ranking step with theta_hat
-
-Every token that passes through the model in a step counts once a pass: for sft the rows of the batch; for algorithm_2
-the candidates and the safe rows; for algorithm_1 the candidates twice and the safe rows. Padding does not count.
-Each variant runs in a process of its own, so that peak memory is its own; rounds are interleaved, medians compared.
+Same rows, model, LoRA, dtype, batch and max_length for all variants (steps.py says what they are and how tokens are
+counted). Each runs in a process of its own, so that peak memory is its own; rounds are interleaved, medians compared.
+The floor is what the machine could do: operations of the layers for all tokens and of the output layer for the learned
+ones, over its measured matrix rate. Attention and adapters, some per cent, are left out of it.
 
     python benchmarks/throughput.py --output benchmarks/results/throughput.json
 """
@@ -17,20 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-VARIANTS = ("sft", "algorithm_2", "algorithm_1")
+from steps import VARIANTS, measure
+
+FOLDER = Path(os.environ.get("SEALTUNE_DATA", "../shared/data"))
+QUICKSTART = "examples/quickstart"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--data", default="examples/quickstart/candidates.jsonl")
-    parser.add_argument("--safe", default="examples/quickstart/safe.jsonl")
+    parser.add_argument("--data", default=first_file(FOLDER / "mixtures/general_20.jsonl", "candidates.jsonl"))
+    parser.add_argument("--safe", default=first_file(FOLDER / "safe/mixed.jsonl", "safe.jsonl"))
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each round, after one to warm up")
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
-        print(json.dumps(measure(args)))
+        print(json.dumps(measure_here(args)))
         return
     rounds = [run_apart(variant, args) for _ in range(args.rounds) for variant in VARIANTS]
     report = summarise(rounds, args)
@@ -49,17 +48,24 @@ def main() -> None:
         args.output.write_text(json.dumps(report, indent=2) + "\n")
 
 
+def first_file(labelled: Path, ours: str) -> str:
+    """Rows of a real length mix where they are, else those of the quickstart."""
+    return str(labelled) if labelled.is_file() else f"{QUICKSTART}/{ours}"
+
+
 def run_apart(variant: str, args: argparse.Namespace) -> dict:
     words = [f"--{k.replace('_', '-')}={v}" for k, v in vars(args).items() if k not in ("output", "variant", "rounds")]
     command = [sys.executable, __file__, *words, f"--variant={variant}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    print(f"{variant:12} {result['tokens_per_second']:8.1f} tokens/s", file=sys.stderr)
+    speed = statistics.median(step["tokens"] / step["seconds"] for step in result["steps"])
+    print(f"{variant:12} {speed:8.1f} tokens/s", file=sys.stderr)
     return result
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """Tokens and seconds of each timed step of one variant."""
+def measure_here(args: argparse.Namespace) -> dict:
+    """The timed steps of one variant, in this process."""
+    from sealtune import models
     from sealtune.config import build_config
     from sealtune.environment import peak_memory, reset_peak_memory
     from sealtune.material import Material
@@ -72,63 +78,51 @@ def measure(args: argparse.Namespace) -> dict:
             "safe_datasets": args.safe,
             "max_length": args.max_length,
             "rank": block | {"algorithm": 1 if args.variant == "algorithm_1" else 2},
-            "tune": {"per_device_train_batch_size": args.batch, "max_steps": args.steps + 1},
+            "tune": {"per_device_train_batch_size": args.batch},
         }
     )
     material = Material(config)
-    material.candidates, material.safe  # noqa: B018  tokenised before the clock starts
+    (candidates, _), (safe, _) = material.candidates, material.safe
+    rate = matrix_rate(models.compute_dtype(config))
+    model = models.load_model(config)
     reset_peak_memory()
-    steps = sft_steps(config, material) if args.variant == "sft" else ranking_steps(config, material, args.steps + 1)
-    timed = steps[1:]
-    tokens, seconds = sum(t for t, _ in timed), sum(s for _, s in timed)
+    steps = measure(args.variant, model, material.tokenizer, candidates, safe, config, args.steps + 1)
+    head = model.get_output_embeddings().weight.numel()
+    layers = sum(p.numel() for p in model.base_model.layers.parameters() if p.dim() == 2)
     return {
         "variant": args.variant,
-        "steps": timed,
-        "tokens_per_second": tokens / seconds,
+        "steps": steps[1:],
         "peak_memory_bytes": peak_memory(),
+        "operations_per_second": rate,
+        "operations_per_token": 4 * (layers + head * float(candidates.mask.mean())),  # forward 2, backward 2 a weight
     }
 
 
-def sft_steps(config, material) -> list[tuple[int, float]]:
-    from trl import SFTTrainer
+def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
+    """Operations per second of the best of some products of large matrices."""
+    import torch
 
-    from sealtune import finetune, models
-
-    steps, last = [], None
-
-    def advance(step, total, rows=0, tokens=0, note=""):
-        nonlocal last
-        now = time.perf_counter()
-        steps.append((tokens, now - (last or now)))
-        last = now
-
-    model = models.load_model(config)
-    finetune.train(model, material.tokenizer, material.candidates[0], config, advance, SFTTrainer)
-    return steps
-
-
-def ranking_steps(config, material, count: int) -> list[tuple[int, float]]:
-    from sealtune import models, rankers
-    from sealtune.players import PLAYERS, make_players
-    from sealtune.rankers.seal import make_selector
-    from sealtune.train import Ranking
-
-    candidates, safe = material.candidates[0], material.safe[0]
-    job = rankers.Job(candidates, safe, config, lambda full: models.load_model(config, full=full))
-    selector = make_selector(len(candidates), config.rank)
-    players = make_players(job, PLAYERS[config.rank.algorithm])
-    run = Ranking(candidates, safe, players, selector, config.rank, config.seed).run()
-    return [(record.tokens, record.seconds) for record, _ in zip(run, range(count), strict=False)]
+    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
 
 
 def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
     from sealtune.environment import machine, versions
 
-    def of(variant):
-        return [r for r in rounds if r["variant"] == variant]
+    def median(figure, variant):
+        return statistics.median(figure(r, s) for r in rounds if r["variant"] == variant for s in r["steps"])
 
-    speed = {v: statistics.median(t / s for r in of(v) for t, s in r["steps"]) for v in VARIANTS}
-    memory = {v: statistics.median(r["peak_memory_bytes"] for r in of(v)) for v in VARIANTS}
+    def each(figure):
+        return {variant: median(figure, variant) for variant in VARIANTS}
+
+    speed = each(lambda r, s: s["tokens"] / s["seconds"])
+    memory = each(lambda r, s: r["peak_memory_bytes"])
+    floor = max(r["operations_per_second"] for r in rounds) / rounds[0]["operations_per_token"]
     return {
         "command": " ".join(["python", *sys.argv]),
         "settings": {k: v for k, v in vars(args).items() if k not in ("output", "variant")},
@@ -136,17 +130,28 @@ def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
         "peak_memory_bytes": memory,
         "speed_over_sft": {v: speed[v] / speed["sft"] for v in VARIANTS},
         "memory_over_sft": {v: memory[v] / memory["sft"] for v in VARIANTS},
+        "padding_share": each(lambda r, s: 1 - s["tokens"] / s["positions"]),
+        "share_outside_model": each(lambda r, s: 1 - s["model_seconds"] / s["seconds"]),
+        "operations_per_second": max(r["operations_per_second"] for r in rounds),
+        "floor_tokens_per_second": floor,
+        "share_of_floor": {v: speed[v] / floor for v in VARIANTS},
         "machine": machine(),
         "versions": versions(),
     }
 
 
 def show(report: dict) -> None:
-    print("variant        tokens/s   of sft   peak MiB   of sft")
+    print("variant        tokens/s   of sft   peak MiB   of sft  padding  outside model  of floor")
     for v in VARIANTS:
         speed, memory = report["tokens_per_second"][v], report["peak_memory_bytes"][v]
         ratios = report["speed_over_sft"][v], report["memory_over_sft"][v]
-        print(f"{v:12} {speed:10.1f} {ratios[0]:8.2f} {memory / 2**20:10.0f} {ratios[1]:8.2f}")
+        shares = (report[key][v] for key in ("padding_share", "share_outside_model", "share_of_floor"))
+        padding, outside, floor = (f"{share:.1%}" for share in shares)
+        print(
+            f"{v:12} {speed:10.1f} {ratios[0]:8.2f} {memory / 2**20:10.0f} {ratios[1]:8.2f} "
+            f"{padding:>8} {outside:>14} {floor:>9}"
+        )
+    print(f"floor: {report['floor_tokens_per_second']:,.0f} tokens/s")
 
 
 if __name__ == "__main__":

@@ -130,3 +130,14 @@ def test_a_missing_figure_leaves_its_cell_empty():
     text = comparison.markdown(content | {"table": [row]})
     assert "| a | 1.000 |  |" in text
     assert "| b |  |  |" in text
+
+
+def test_the_same_ranking_is_made_once(settings, capsys):
+    settings["compare"] |= {"methods": ["loss", "loss+safeinstr"], "reference": "loss", "seeds": [0]}
+    compare(build_config(settings))
+    said = capsys.readouterr().err
+    assert said.count("rank: finished in") == 1
+    assert "rank: the same in out/compare/loss/seed-0; taken from there" in said
+    ranked = [manifest(method, 0)["stages"]["rank"] for method in ("loss", "loss+safeinstr")]
+    assert ranked[0]["outputs"] == ranked[1]["outputs"]
+    assert ranked[0]["tokens"] == ranked[1]["tokens"]

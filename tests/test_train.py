@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from sealtune.config import RankConfig
 from sealtune.data.batches import Batches
 from sealtune.records import RunError
 from sealtune.selector import FreeLogits, Mirror
-from sealtune.train import Ranking
+from sealtune.train import EpochDoubt, Ranking
 from tiny import random_rows, tiny_model
 
 
@@ -87,3 +88,18 @@ def test_rows_of_like_length_share_a_batch():
         assert piece.mask.sum() > 0
     width = int(np.max(rows.lengths))
     assert max(p.tokens.shape[1] for p in pieces) == width
+
+
+def test_doubt_is_the_pooled_deviation_of_what_the_epochs_add():
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(4, 50, generator=generator, dtype=torch.float64) + torch.arange(4)[:, None]
+    doubt = EpochDoubt(torch.full((50,), 0.1, dtype=torch.float64))
+    omega = torch.full((50,), 0.1, dtype=torch.float64)
+    for part in parts:
+        omega = omega + part
+        doubt.end_epoch(omega)
+    centred = parts - parts.mean(1, keepdim=True)
+    assert doubt.deviation() == pytest.approx((4 * centred.var(dim=0).mean()).sqrt().item())
+    once = EpochDoubt(torch.zeros(3, dtype=torch.float64))
+    once.end_epoch(torch.ones(3, dtype=torch.float64))
+    assert math.isnan(once.deviation())

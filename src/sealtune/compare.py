@@ -129,10 +129,18 @@ def _run(variant: Variant, before: Sequence[Answered]) -> list[Answered]:
     config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"base": with_base})})
     say(f"compare: {variant.method}, seed {variant.seed}")
     run = Run(config)
+    run.adopt("rank", _twin(variant))
     for stage in STAGES:
         run.stage(stage)
     models = {"tuned": variant.method} | ({"base": "base"} if with_base else {})
     return [_read(run.folder, model, method, variant.seed) for model, method in models.items()]
+
+
+def _twin(variant: Variant) -> RunFolder:
+    """Where the rows are ranked alike: same method and seed, with safety rows where this has none, or the reverse."""
+    method = variant.method
+    other = method.removesuffix(MIXED) if method.endswith(MIXED) else method + MIXED
+    return RunFolder(Path(variant.config.output_dir).parents[1] / other / f"seed-{variant.seed}")
 
 
 def _read(folder: RunFolder, model: str, method: str, seed: int) -> Answered:

@@ -62,7 +62,7 @@ def losses(
     total = -(-len(encoded) // batch_size)
     for step, (rows, batch) in enumerate(data_set_losses(model, encoded, batch_size), start=1):
         values[rows] = batch.numpy()
-        advance(step, total, len(rows), int(encoded.lengths[rows].sum()))
+        advance(step, total, len(rows), int(encoded.lengths_of(rows).sum()))
     if not np.isfinite(values).all():
         bad = [encoded.ids[i] for i in np.flatnonzero(~np.isfinite(values))[:5]]
         raise RunError(f"evaluate: the loss of {name} on {set_name} rows {', '.join(bad)} is not finite")

@@ -58,6 +58,12 @@ class Run:
         self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), about)
         say(f"{name}: finished in {cost['seconds']:.0f} s")
 
+    def adopt(self, name: str, lender: RunFolder) -> None:
+        """Take a stage over from another run's folder, if it was finished there from the same inputs."""
+        self.folder.prepare()
+        if self.folder.adopt(name, STAGES[name].inputs(self), lender, self._about()):
+            say(f"{name}: the same in {lender.root}; taken from there")
+
     def _about(self) -> dict[str, Any]:
         return {
             "sealtune": __version__,

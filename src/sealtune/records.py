@@ -235,6 +235,11 @@ class Encoded:
         """Tokens of each row, (N,)."""
         return np.diff(self.bounds)
 
+    def lengths_of(self, rows: IntArray) -> IntArray:
+        """Tokens of the rows at these positions (B,): a batch must not cost what N rows cost."""
+        lengths: IntArray = self.bounds[rows + 1] - self.bounds[rows]
+        return lengths
+
     def row(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Token ids and mask of row i."""
         piece = slice(self.bounds[i], self.bounds[i + 1])

@@ -185,6 +185,18 @@ class RunFolder:
         outputs: dict[str, str] = entry["outputs"]
         return all(self.path(name).is_file() and hash_file(self.path(name)) == d for name, d in outputs.items())
 
+    def adopt(self, stage: str, inputs: Mapping[str, Any], lender: RunFolder, about: Mapping[str, Any]) -> bool:
+        """Take over a stage that another run finished from the same inputs; whether there was one to take."""
+        if self.is_done(stage, inputs) or not lender.is_done(stage, inputs):
+            return False
+        entry = lender.manifest()["stages"][stage]
+        for name in entry["outputs"]:
+            with self.whole_file(name) as scratch:
+                shutil.copyfile(lender.path(name), scratch)
+        cost = {name: value for name, value in entry.items() if name not in ("inputs", "outputs", "finished")}
+        self.finish_stage(stage, inputs, entry["outputs"], cost, about)
+        return True
+
     def finish_stage(
         self,
         stage: str,

@@ -63,10 +63,10 @@ class Ranking:
         self.seed = seed
         self.step = 0
         n = len(candidates)
-        self.visits = torch.zeros(n, dtype=torch.int64)
-        self.last_loss = torch.full((n,), torch.nan, dtype=torch.float64)
-        self.last_gap = torch.full((n,), torch.nan, dtype=torch.float64)
-        self.omegas = selector.omega[None].clone()  # at the start and at the end of each epoch, (1 + epochs, N)
+        self.visits = torch.zeros(n, dtype=torch.int32)
+        self.last_loss = torch.full((n,), torch.nan)
+        self.last_gap = torch.full((n if "theta_hat" in players else 0,), torch.nan)
+        self.doubt = EpochDoubt(selector.omega)
 
     @property
     def total_steps(self) -> int:
@@ -83,7 +83,7 @@ class Ranking:
             self._remember(step)
             self.step += 1
             if self.step % self.candidates.per_epoch == 0:
-                self.omegas = torch.cat([self.omegas, self.selector.omega[None]])
+                self.doubt.end_epoch(self.selector.omega)
             yield _record(step, self.step, epoch, len(self.players), time.perf_counter() - started)
 
     def finish(self, on_step: OnStep, resume: dict[str, Tensor] | None = None) -> Scores:
@@ -92,16 +92,16 @@ class Ranking:
             self.load_state(resume)
         for record in self.run():
             on_step(record, self.total_steps, self.state)
-        encoded = self.candidates.encoded
+        encoded, n = self.candidates.encoded, len(self.visits)
         return Scores(
             ids=encoded.ids,
             source=encoded.source,
             score=self.selector.omega.numpy(),
             weight=self.selector.all_weights().numpy(),
-            loss=self.last_loss.numpy(),
-            gap=self.last_gap.numpy(),
-            visits=self.visits.numpy(),
-            doubt=epoch_doubt(self.omegas).numpy(),
+            loss=self.last_loss.double().numpy(),
+            gap=self.last_gap.double().numpy() if len(self.last_gap) else np.full(n, np.nan),
+            visits=self.visits.long().numpy(),
+            doubt=np.full(n, self.doubt.deviation()),
         )
 
     def _penalty_step(self, gamma: float) -> Step[Batch]:
@@ -118,9 +118,9 @@ class Ranking:
     def _remember(self, step: Step[Batch]) -> None:
         rows = step.candidates.rows
         self.visits[rows] += 1
-        self.last_loss[rows] = step.losses
+        self.last_loss[rows] = step.losses.float()
         if step.hat_losses is not None:
-            self.last_gap[rows] = step.signal
+            self.last_gap[rows] = step.signal.float()
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs to go on bit for bit."""
@@ -132,32 +132,49 @@ class Ranking:
             "visits": self.visits,
             "last_loss": self.last_loss,
             "last_gap": self.last_gap,
-            "omegas": self.omegas,
+            "doubt": self.doubt.moved,
+            "omega_before": self.doubt.before,
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave."""
         self.step = int(state["step"])
-        self.visits, self.last_loss, self.last_gap, self.omegas = (
-            state[name].clone() for name in ("visits", "last_loss", "last_gap", "omegas")
+        self.visits, self.last_loss, self.last_gap, self.doubt.moved, self.doubt.before = (
+            state[name].clone() for name in ("visits", "last_loss", "last_gap", "doubt", "omega_before")
         )
         self.selector.load_state(under("selector.", state))
         for name, player in self.players.items():
             player.load_state(under(f"{name}.", state))
 
 
-def epoch_doubt(omegas: Tensor) -> Tensor:
-    """How far omega would move with other epochs: a standard deviation, (N,), the same for all rows; NaN for one epoch.
+class EpochDoubt:
+    """How far omega would move with other epochs: a standard deviation, the same for all rows; NaN for one epoch.
 
     Omega is the sum of what the epochs add, so its deviation is that of an epoch's part times the root of their number.
-    It is pooled over the rows: a few epochs say too little of one row. ``omegas``: (1 + epochs, N), from the start on.
+    It is pooled over the rows: a few epochs say too little of one row. Only the logits at the end of the last epoch are
+    kept, not those of every epoch, so that memory does not grow with the epochs.
     """
-    parts = omegas.diff(dim=0)
-    parts = parts - parts.mean(1, keepdim=True)  # what all rows have in common ranks none
-    if len(parts) < 2:
-        return torch.full_like(omegas[0], torch.nan)
-    deviation = float(parts.var(dim=0).mean().sqrt()) * len(parts) ** 0.5
-    return torch.full_like(omegas[0], deviation)
+
+    def __init__(self, omega: Tensor) -> None:
+        self.before = omega.clone()
+        self.moved = torch.zeros(3, dtype=torch.float64)  # epochs; sums over rows of squared parts, of squared totals
+
+    def end_epoch(self, omega: Tensor) -> None:
+        """Take note of the logits (N,) at the end of an epoch. All rows start alike."""
+        part = omega - self.before
+        part -= part.mean()  # what all rows have in common ranks none
+        self.moved[0] += 1
+        self.moved[1] += part.square().sum()
+        self.moved[2] = (omega - omega.mean()).square().sum()
+        self.before.copy_(omega)
+
+    def deviation(self) -> float:
+        """sqrt(E * mean over rows of the variance of their E parts)."""
+        epochs, parts, totals = self.moved.tolist()
+        if epochs < 2:
+            return float("nan")
+        variance = max(parts - totals / epochs, 0.0) / (epochs - 1) / len(self.before)
+        return float((variance * epochs) ** 0.5)
 
 
 class Progress:

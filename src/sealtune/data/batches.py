@@ -42,11 +42,11 @@ class Batch:
     @property
     def token_count(self) -> int:
         """Tokens of the rows, without padding."""
-        return int(self.encoded.lengths[self.rows.numpy()].sum())
+        return int(self.encoded.lengths_of(self.rows.numpy()).sum())
 
     def split(self, size: int) -> Iterator[Padded]:
         """The batch in pieces of at most ``size`` rows, neighbours in length together."""
-        lengths = self.encoded.lengths[self.rows.numpy()]
+        lengths = self.encoded.lengths_of(self.rows.numpy())
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), size):
             yield self._pad(order[start : start + size])
@@ -72,25 +72,25 @@ class Batches:
         self.size = size
         self.seed = [seed, stream]
         self.per_epoch = -(-len(encoded) // size)
-        self._epoch, self._plan = -1, list[IntArray]()
+        self._epoch, self._order, self._turns = -1, np.empty(0, np.int64), np.empty(0, np.int64)
 
     def at(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._plan = epoch, self._shuffle(epoch)
-        return Batch(torch.from_numpy(self._plan[place]), self.encoded)
+            self._epoch = epoch
+            self._order, self._turns = self._shuffle(epoch)
+        start = self._turns[place] * self.size
+        return Batch(torch.from_numpy(self._order[start : start + self.size].copy()), self.encoded)
 
-    def _shuffle(self, epoch: int) -> list[IntArray]:
+    def _shuffle(self, epoch: int) -> tuple[IntArray, IntArray]:
+        """The rows (N,), neighbours in length together within a group, and the turns in which the batches come."""
         random = np.random.default_rng([*self.seed, epoch])
         order = random.permutation(len(self.encoded))
-        lengths = self.encoded.lengths
-        plan: list[IntArray] = []
         for start in range(0, len(order), GROUP * self.size):
             group = order[start : start + GROUP * self.size]
-            group = group[np.argsort(lengths[group], kind="stable")]
-            plan += [group[i : i + self.size] for i in range(0, len(group), self.size)]
-        return [plan[i] for i in random.permutation(len(plan))]
+            group[:] = group[np.argsort(self.encoded.lengths_of(group), kind="stable")]
+        return order, random.permutation(self.per_epoch)
 
 
 def longest_first(rows: Encoded, size: int) -> Iterator[Batch]:

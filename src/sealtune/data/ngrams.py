@@ -29,7 +29,7 @@ def hashed_ngrams(rows: Encoded, start: int, stop: int) -> tuple[IntArray, HashA
     """
     first, last = rows.bounds[start], rows.bounds[stop]
     mask = rows.mask[first:last]
-    owner = np.repeat(np.arange(stop - start), rows.lengths[start:stop])
+    owner = np.repeat(np.arange(stop - start), np.diff(rows.bounds[start : stop + 1]))
     once = _mix(rows.tokens[first:last].astype(np.uint64))
     pair = mask[1:] & mask[:-1] & (owner[1:] == owner[:-1])
     twice = _mix(once[:-1][pair] + rows.tokens[first:last][1:][pair].astype(np.uint64) + np.uint64(1))

@@ -1,0 +1,172 @@
+"""Speed, model FLOPs utilisation and memory of ranking on a GPU: Llama-3-8B's architecture with random weights.
+
+No weight is downloaded: what a step costs does not depend on what the model says. Rows are random tokens with a
+log-normal mix of lengths. Variants as in steps.py; each runs in a process of its own, with and without gradient
+checkpointing. A model FLOP counts once however often it is computed, so recomputing in checkpoints is no utilisation.
+``--profile`` adds the kernels that a step of Algorithm 2 spends its time in.
+
+    python benchmarks/gpu.py --output benchmarks/results/gpu.json --profile
+    python benchmarks/gpu.py --tiny --steps 1     # two layers, on whatever machine: does it run?
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from steps import VARIANTS, measure
+
+LLAMA_3_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500_000.0,
+}
+TINY = LLAMA_3_8B | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+"""Dense bfloat16 operations per second, as the makers give them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--max-length", type=int, default=2048)
+    parser.add_argument("--median-length", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, after one to warm up")
+    parser.add_argument("--attention", default="sdpa", help="sdpa, flash_attention_2, eager")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--checkpointing", nargs="+", type=int, choices=(0, 1), default=[0, 1])
+    parser.add_argument("--tiny", action="store_true", help="two small layers in place of the 8B model")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure_here(args, args.one[0], args.one[1] == "1")))
+        return
+    found = [run_apart(variant, on) for on in args.checkpointing for variant in args.variants]
+    report = {"command": " ".join(["python", *sys.argv]), "runs": found, **about(args)}
+    print(json.dumps(report, indent=2))
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def run_apart(variant: str, checkpointing: int) -> dict:
+    """One variant in a process of its own. One that needs more memory than there is says so; the others go on."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--one", variant, str(checkpointing)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    where = {"variant": variant, "gradient_checkpointing": bool(checkpointing)}
+    if done.returncode:
+        error = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        print(f"{where}: {error}", file=sys.stderr)
+        return where | {"error": error}
+    result = where | json.loads(done.stdout.splitlines()[-1])
+    print(f"{where}: {result['tokens_per_second']:,.0f} tokens/s", file=sys.stderr)
+    return result
+
+
+def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool) -> dict:
+    import torch
+
+    from sealtune.config import build_config
+    from sealtune.environment import peak_memory, reset_peak_memory
+    from sealtune.models import load_tokenizer
+
+    block = {"per_device_train_batch_size": args.batch, "gradient_checkpointing": checkpointing}
+    ranked = {"gamma": 0.5, "gamma_schedule": "constant", "algorithm": 1 if variant == "algorithm_1" else 2}
+    values = {"model_name_or_path": "smollm2-135m-instruct", "datasets": "random", "safe_datasets": "random"}
+    config = build_config(values | {"rank": block | ranked, "tune": block})
+    model = random_model(TINY if args.tiny else LLAMA_3_8B, args.attention)
+    vocabulary = model.config.vocab_size
+    candidates, safe = (random_rows(args, vocabulary, seed) for seed in (0, 1))
+    tokenizer = load_tokenizer(config)  # for its padding token alone
+    reset_peak_memory()
+    prof = torch.profiler.profile() if args.profile and variant == "algorithm_2" else None
+    if prof:
+        prof.start()
+    steps = measure(variant, model, tokenizer, candidates, safe, config, args.steps + 1)[1:]
+    if prof:
+        prof.stop()
+    operations = operations_per_token(model, float(candidates.mask.mean()))
+    speed = statistics.median(step["tokens"] / step["seconds"] for step in steps)
+    peak = peak_rate()
+    return {
+        "tokens_per_second": speed,
+        "seconds_per_step": statistics.median(step["seconds"] for step in steps),
+        "model_flops_utilisation": speed * operations / peak if peak else None,
+        "peak_memory_bytes": peak_memory(),
+        "padding_share": statistics.median(1 - step["tokens"] / step["positions"] for step in steps),
+        "kernels": kernels(prof) if prof else None,
+    }
+
+
+def random_model(sizes: dict, attention: str):
+    """The architecture with random weights, in bfloat16, made where it will run."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sealtune.models import device
+
+    config = LlamaConfig(**sizes, attn_implementation=attention, use_cache=False)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device(device()):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return model.eval()
+
+
+def random_rows(args: argparse.Namespace, vocabulary: int, seed: int):
+    """Rows of random tokens; half of each is learned."""
+    import numpy as np
+
+    from sealtune.records import Encoded
+
+    random = np.random.default_rng(seed)
+    lengths = np.clip(random.lognormal(np.log(args.median_length), 0.7, args.rows), 8, args.max_length).astype(int)
+    parts = [(random.integers(3, vocabulary, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
+    return Encoded.join([f"row-{i}" for i in range(args.rows)], ["random"] * args.rows, parts)
+
+
+def operations_per_token(model, learned: float) -> float:
+    """Forward 2 and backward 2 (to the activations; the weights are frozen) a weight; the head for learned tokens."""
+    head = model.get_output_embeddings().weight.numel()
+    layers = sum(p.numel() for n, p in model.base_model.layers.named_parameters() if p.dim() == 2 and "lora" not in n)
+    return 4 * (layers + head * learned)
+
+
+def peak_rate() -> float | None:
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((rate for known, rate in PEAK.items() if known in name), None)
+
+
+def kernels(prof, limit: int = 15) -> list[dict]:
+    """Where the time of the profiled steps went, largest first."""
+    import torch
+
+    where = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    averages = sorted(prof.key_averages(), key=lambda event: -getattr(event, where))
+    total = sum(getattr(event, where) for event in averages) or 1
+    return [{"name": e.key[:80], "share": getattr(e, where) / total, "calls": e.count} for e in averages[:limit]]
+
+
+def about(args: argparse.Namespace) -> dict:
+    from sealtune.environment import machine, versions
+
+    settings = {k: v for k, v in vars(args).items() if k not in ("output", "one")}
+    return {"settings": settings, "machine": machine(), "versions": versions()}
+
+
+if __name__ == "__main__":
+    main()

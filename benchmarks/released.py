@@ -1,0 +1,66 @@
+"""A ranking step with the semantics of the released code of SEAL, written anew, to be measured beside ours.
+
+Batches are padded as they come, in random order; logits are made at all positions, in float32; the graphs of the safe
+and of the candidate rows are held at once; the softmax and Adam of the selector go over all N logits each step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sealtune.adapters import lora_config
+from sealtune.config import RankConfig
+from sealtune.data.batches import Batch, Padded
+from sealtune.records import Encoded
+
+
+class Released:
+    """theta as one adapter, omega as a dense parameter, and the step that moves both."""
+
+    def __init__(self, model, candidates: Encoded, safe: Encoded, settings: RankConfig, seed: int) -> None:
+        from peft import get_peft_model
+
+        torch.manual_seed(seed)
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()
+        self.model = get_peft_model(model, lora_config(settings))
+        self.omega = nn.Parameter(torch.full((len(candidates),), 0.1, device=model.device))
+        theta = [p for p in self.model.parameters() if p.requires_grad]
+        self.theta_optimizer = torch.optim.AdamW(theta, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.omega_optimizer = torch.optim.Adam([self.omega], lr=5e-3, betas=(0.9, 0.95))
+        self.candidates, self.safe, self.settings = candidates, safe, settings
+
+    def step(self, rows: torch.Tensor, safe_rows: torch.Tensor) -> int:
+        """One step on these rows; gives the tokens that went through the model, without padding."""
+        batch, safe = Batch(rows, self.candidates), Batch(safe_rows, self.safe)
+        gamma = self.settings.gamma
+        kept, tuned = self.losses(safe), self.losses(batch)
+        weights = len(self.omega) * torch.softmax(self.omega, 0)[rows]
+        ((1 - gamma) * kept.mean() + gamma * (weights * tuned).mean()).backward()
+        self.omega.grad = None  # omega steps on the raw loss, not scaled by gamma
+        nn.utils.clip_grad_norm_(self.theta_optimizer.param_groups[0]["params"], self.settings.max_grad_norm)
+        self.theta_optimizer.step()
+        self.theta_optimizer.zero_grad()
+        weights = len(self.omega) * torch.softmax(self.omega, 0)[rows]
+        (weights * tuned.detach()).mean().backward()
+        self.omega_optimizer.step()
+        self.omega_optimizer.zero_grad()
+        return batch.token_count + safe.token_count
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """Mean loss of each row's response tokens, (B,), from logits at all positions."""
+        (piece,) = batch.split(len(batch.rows))
+        tokens, mask = piece.tokens.to(self.omega.device), piece.mask.to(self.omega.device)
+        logits = self.model(input_ids=tokens, attention_mask=self._real(batch, piece), use_cache=False).logits.float()
+        nll = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+        learned = mask[:, 1:]
+        in_order = torch.empty(len(tokens), device=nll.device)
+        in_order[piece.places.to(nll.device)] = (nll * learned).sum(1) / learned.sum(1)
+        return in_order
+
+    def _real(self, batch: Batch, piece: Padded) -> torch.Tensor:
+        """1 where a token is no padding, (B, T)."""
+        lengths = torch.from_numpy(batch.encoded.lengths_of(batch.rows[piece.places].numpy()))
+        return (torch.arange(piece.tokens.shape[1]) < lengths[:, None]).long().to(self.omega.device)
