@@ -14,9 +14,34 @@ def test_throughput_measures_all_variants(tmp_path, tiny_folder):
     command = [sys.executable, BENCHMARKS / "throughput.py", *words, "--output", tmp_path / "out.json"]
     subprocess.run([str(word) for word in command], check=True, capture_output=True)
     report = json.loads((tmp_path / "out.json").read_text())
-    assert set(report["tokens_per_second"]) == {"sft", "algorithm_1", "algorithm_2"}
+    assert set(report["tokens_per_second"]) == {"sft", "algorithm_1", "algorithm_2", "released"}
     assert all(speed > 0 for speed in report["tokens_per_second"].values())
     assert report["memory_over_sft"]["sft"] == 1
+    assert report["padding_share"]["algorithm_2"] < 0.1
+    for share in ("padding_share", "share_outside_model", "share_of_floor"):
+        assert all(0 <= value < 1 for value in report[share].values())
+
+
+def run_benchmark(name, *words):
+    command = [sys.executable, BENCHMARKS / name, *words]
+    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+
+
+def test_the_gpu_benchmark_runs_a_step_on_a_tiny_model(tmp_path):
+    words = ["--tiny", "--steps", 1, "--rows", 40, "--max-length", 32, "--median-length", 16, "--batch", 4, "--profile"]
+    run_benchmark("gpu.py", *words, "--checkpointing", 1, "--output", tmp_path / "out.json")
+    runs = json.loads((tmp_path / "out.json").read_text())["runs"]
+    assert [run["variant"] for run in runs] == ["sft", "algorithm_2", "algorithm_1", "released"]
+    assert all(run["tokens_per_second"] > 0 for run in runs)
+    assert sum(kernel["share"] for kernel in runs[1]["kernels"]) > 0.5
+
+
+def test_a_step_costs_no_more_memory_a_row_than_it_may(tmp_path):
+    words = ["--rows", 1000, 300_000, "--steps", 5, "--output", tmp_path / "out.json"]
+    run_benchmark("scale.py", *words)
+    few, many = json.loads((tmp_path / "out.json").read_text())["by_rows"]
+    assert many["bytes_per_row"] < 64
+    assert many["seconds_per_step"] < 5 * few["seconds_per_step"]  # 300 times the rows
 
 
 def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):

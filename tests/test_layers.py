@@ -20,7 +20,7 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (
-        ["store", "checkpoints", "ledger", "report"],
+        ["store", "token_cache", "checkpoints", "ledger", "report"],
         ["sealtune.rankers", "sealtune.train", "sealtune.pipeline"],
     ),
     "glue": (

@@ -10,7 +10,7 @@ from sealtune.config import RankConfig
 from sealtune.data.batches import Batches
 from sealtune.records import RunError
 from sealtune.selector import FreeLogits, Mirror
-from sealtune.train import EpochDoubt, Ranking
+from sealtune.train import EpochDoubt, Ranking, rank_correlation
 from tiny import random_rows, tiny_model
 
 
@@ -103,3 +103,25 @@ def test_doubt_is_the_pooled_deviation_of_what_the_epochs_add():
     once = EpochDoubt(torch.zeros(3, dtype=torch.float64))
     once.end_epoch(torch.ones(3, dtype=torch.float64))
     assert math.isnan(once.deviation())
+
+
+def test_ranking_stops_when_an_epoch_changes_it_no_more():
+    whole, stopped, never = (ranking(num_train_epochs=5, stop_when_stable=wanted) for wanted in (None, 1e-9, 1.0))
+    assert len(list(whole.run())) == len(list(never.run())) == 20
+    assert len(list(stopped.run())) == 8  # two epochs of four steps: the first has nothing to agree with
+    assert stopped.visits.tolist() == [2] * 13
+
+
+def test_a_stopped_ranking_stays_stopped_after_a_resume():
+    stopped, resumed = ranking(num_train_epochs=5, stop_when_stable=1e-9), ranking(num_train_epochs=5)
+    list(stopped.run())
+    resumed.load_state(stopped.state())
+    resumed.settings = stopped.settings
+    assert list(resumed.run()) == []
+
+
+def test_rank_correlation_is_spearmans():
+    left = torch.tensor([0.1, 5.0, 2.0, 3.0])
+    assert float(rank_correlation(left, left**3)) == pytest.approx(1)
+    assert float(rank_correlation(left, -left)) == pytest.approx(-1)
+    assert float(rank_correlation(left, torch.tensor([2.0, 1.0, 3.0, 4.0]))) == pytest.approx(1 - 6 * 12 / 60)

@@ -42,13 +42,14 @@ def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
     from sealtune import models, rankers
 
     config = _config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe"))
-    material = Material(config)
+    whole = Material(config)
+    material = whole.for_ranking
     with track("rank") as advance:
         job = rankers.Job(
-            material.candidates[0],
+            whole.ranked,
             material.safe[0],
-            config,
-            lambda full: models.load_model(config, full=full),
+            material.config,
+            lambda full: models.load_model(material.config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
             decode=material.decode,
         )
@@ -71,6 +72,7 @@ def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores
 
     config = _config(model, settings, datasets=_source(rows, "rows"))
     rankers.check_scores_unseen(config.rank.method)
+    config = config.ranking
     encoded = Material(config).candidates[0]
     job = rankers.Job(encoded, encoded.take([]), config, lambda full: models.load_model(config, full=full))
     return rankers.score(job, ranked.selector)
@@ -98,10 +100,9 @@ def tune(
     material = Material(config)
     encoded = material.candidates[0]
     if keep is not None:
-        wanted = frozenset(keep)
-        if unknown := sorted(wanted - set(encoded.ids)):
+        if unknown := sorted(set(keep) - set(encoded.ids)):
             raise UserError(f"keep: {len(unknown)} ids are not among the rows, for example {unknown[0]}")
-        encoded = encoded.take([i for i, row_id in enumerate(encoded.ids) if row_id in wanted])
+        encoded = encoded.among(keep)
     with track("tune") as advance:
         base = models.load_model(config, full=not config.tune.use_peft)
         tuned, _ = finetune.train(base, material.tokenizer, encoded, config, advance)

@@ -90,6 +90,7 @@ def check_method(method: str) -> None:
 def plan(config: Config) -> Iterator[Variant]:
     """The runs, one a method and seed; ``base`` needs none, since it is asked beside the first model that is tuned."""
     run = Run(config)
+    run.folder.prepare()
     steps = config.compare.max_steps or sft_steps(config, len(run.material.candidates[0]))
     judges = [judge for judge in config.evaluate.judges if judge.name != "pairwise"]  # it needs two methods' answers
     for seed in config.compare.seeds:

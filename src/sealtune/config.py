@@ -64,6 +64,9 @@ class RankConfig(LoraBlock):
     """How rows are ranked. ``method`` names a file of ``sealtune/rankers``."""
 
     method: str = "shared"
+    model_name_or_path: str | None = Field(
+        None, description="a smaller model that ranks in place of the one to be tuned; rows must be usable by both"
+    )
     num_train_epochs: int = Field(3, ge=1)
     algorithm: Literal[1, 2] = Field(2, description="1: two players and their gap; 2: theta alone and the raw loss")
     weighting: Literal["softmax", "sigmoid"] = "softmax"
@@ -74,6 +77,9 @@ class RankConfig(LoraBlock):
         "linear", description="linear: 0, gamma, 2 gamma, ... one value an epoch; constant: gamma throughout"
     )
     safe_batch_size: int | None = Field(None, ge=1, description="rows of the safe set a step; default: the batch size")
+    stop_when_stable: float | None = Field(
+        None, gt=0, le=1, description="seal: stop after an epoch whose ranking correlates so much with the one before"
+    )
     save_steps: int = Field(500, ge=1, description="steps between two checkpoints")
 
     @model_validator(mode="after")
@@ -277,6 +283,15 @@ class Config(Block):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
+
+    @property
+    def ranking(self) -> Config:
+        """The configuration as a ranker sees it: ``rank.model_name_or_path``, where it is named, as the model."""
+        proxy = self.rank.model_name_or_path
+        if proxy is None:
+            return self
+        rank = self.rank.model_copy(update={"model_name_or_path": None})
+        return self.model_copy(update={"model_name_or_path": proxy, "model_revision": None, "rank": rank})
 
     @field_validator("datasets", "safe_datasets", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,18 @@ from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models import fingerprint, load_tokenizer
 from sealtune.records import Drop, Encoded, IntArray, UserError
 from sealtune.store import hash_file
+from sealtune.token_cache import TokenCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class Material:
-    """Rows, tokens and tokenizer of a run."""
+    """Rows, tokens and tokenizer of a run. With ``cache`` its rows are tokenised once for all stages."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, cache: TokenCache | None = None) -> None:
         self.config = config
+        self.cache = cache
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -36,16 +39,41 @@ class Material:
         return load(_required("datasets", self.config.datasets))
 
     @cached_property
+    def for_ranking(self) -> Material:
+        """What the ranker works on: the same rows under the model that ranks, which often is the one to be tuned."""
+        if self.config.ranking is self.config:
+            return self
+        other = Material(self.config.ranking, self.cache and TokenCache(self.cache.folder, "ranking_"))
+        other.rows = self.rows
+        return other
+
+    @cached_property
     def candidates(self) -> tuple[Encoded, list[Drop]]:
-        """The candidates as tokens, and all rows that cannot be used, with the reason."""
-        encoded, drops = self.encode(self.rows)
+        """The candidates as tokens, and all rows that cannot be used by this model or the one that ranks."""
+        encoded, drops = self.encoded
+        if self.for_ranking is self:
+            return encoded, drops
+        usable, faults = self.for_ranking.encoded
+        known = {drop.id for drop in drops}
+        more = [replace(d, detail=f"for the model that ranks: {d.detail}") for d in faults if d.id not in known]
+        return encoded.among(usable.ids), drops + more
+
+    @cached_property
+    def ranked(self) -> Encoded:
+        """The candidates as tokens of the model that ranks."""
+        return self.for_ranking.encoded[0].among(self.candidates[0].ids)
+
+    @cached_property
+    def encoded(self) -> tuple[Encoded, list[Drop]]:
+        """The candidates as tokens of this model alone, and the rows that it cannot use."""
+        encoded, drops = self.encode(self.rows, "candidates")
         return encoded, [*self.rows.drops, *drops]
 
     @cached_property
     def safe(self) -> tuple[Encoded, list[Drop]]:
         """The safe set as tokens, and its rows that cannot be used."""
         rows = load(_required("safe_datasets", self.config.safe_datasets))
-        encoded, drops = self.encode(rows)
+        encoded, drops = self.encode(rows, "safe")
         return encoded, [*rows.drops, *drops]
 
     @cached_property
@@ -65,9 +93,22 @@ class Material:
         """Rows of the task that nothing was trained on."""
         return self.encode(load(self.config.evaluate.held_out_datasets))
 
-    def encode(self, rows: Rows) -> tuple[Encoded, list[Drop]]:
-        """Rows as tokens under the run's tokenizer and ``max_length``. Raises UserError where none is left."""
-        encoded, drops = encode(rows.samples, self.tokenizer, self.config.max_length, self.config.too_long)
+    def encode(self, rows: Rows, name: str | None = None) -> tuple[Encoded, list[Drop]]:
+        """Rows as tokens under the run's tokenizer and ``max_length``; kept under ``name`` where there is a cache.
+
+        Raises:
+            UserError: no row can be used.
+        """
+        length, too_long = self.config.max_length, self.config.too_long
+
+        def make() -> tuple[Encoded, list[Drop]]:
+            return encode(rows.samples, self.tokenizer, length, too_long)
+
+        if self.cache is not None and name is not None:
+            about = f"{self.fingerprints['model']} {length} {too_long}"
+            encoded, drops = self.cache.get(name, about, rows.samples, make)
+        else:
+            encoded, drops = make()
         if len(encoded) == 0:
             reasons = sorted({drop.reason for drop in drops})
             raise UserError(

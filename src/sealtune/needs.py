@@ -124,6 +124,7 @@ def rank_bytes(shape: Shape, config: Config) -> float:
 
     if METHOD_EPOCHS.get(config.rank.method) == 0:
         return 0.0
+    shape = _that_ranks(shape, config)
     return learning_bytes(shape, config, config.rank, _players(config.rank)) + 12.0 * CHUNK_LOGITS
 
 
@@ -170,7 +171,7 @@ def hours(shape: Shape, config: Config, rows: int, tokens: float) -> dict[str, f
     tune = kept * tokens * config.tune.num_train_epochs * sum(_passes(shape, config.tune))
     steps = -(-_prompts(config) // config.evaluate.batch_size) * config.evaluate.max_new_tokens
     answers = (2 if config.evaluate.base else 1) * steps * base_bytes(shape, config) / BANDWIDTH
-    rank = rows * tokens * rank_operations(shape, config)
+    rank = rows * tokens * rank_operations(_that_ranks(shape, config), config)
     return {"rank": rank / FLOPS / 3600, "tune": tune / FLOPS / 3600, "evaluate": answers / 3600}
 
 
@@ -191,6 +192,11 @@ def rank_operations(shape: Shape, config: Config) -> float:
     always += _players(settings) - 1
     gammas = [gamma_at(epoch, settings.gamma, settings.gamma_schedule) for epoch in range(settings.num_train_epochs)]
     return sum(always * (forward + backward) + forward + (backward if gamma else 0) for gamma in gammas)
+
+
+def _that_ranks(shape: Shape, config: Config) -> Shape:
+    """The sizes of the model that ranks."""
+    return shape if config.ranking is config else read_shape(config.ranking)
 
 
 def _players(settings: RankConfig) -> int:

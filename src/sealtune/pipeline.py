@@ -13,6 +13,7 @@ from sealtune.environment import git_revision, machine, measured, versions
 from sealtune.material import Material, data_fingerprint, path_fingerprint
 from sealtune.records import Drop, Encoded, Response, Selection, UserError
 from sealtune.store import RunFolder
+from sealtune.token_cache import TokenCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,8 +42,8 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.material = Material(config)
         self.folder = RunFolder(config.output_dir)
+        self.material = Material(config, TokenCache(self.folder))
 
     def stage(self, name: str, *, force: bool = False) -> None:
         """Do one stage, unless it was finished from the same inputs and its files are as it left them."""
@@ -110,12 +111,13 @@ class Run:
 
         return self.settings(*MODEL_KEYS) | {"dtype": str(compute_dtype(self.config))}
 
-    def load_model(self, *, full: bool = False) -> PreTrainedModel:
-        """The untouched model."""
+    def load_model(self, config: Config | None = None, *, full: bool = False) -> PreTrainedModel:
+        """The untouched model; with ``config``, the one that it names."""
         from sealtune.models import load_model
 
-        say(f"loading {self.config.model_name_or_path}")
-        return load_model(self.config, full=full)
+        config = config or self.config
+        say(f"loading {config.model_name_or_path}")
+        return load_model(config, full=full)
 
 
 # -- rank --------------------------------------------------------------------------------------------------------------
@@ -125,7 +127,8 @@ def rank_inputs(run: Run) -> dict[str, Any]:
     """``label_column`` is not among them: no ranker sees it."""
     settings = run.config.rank.model_dump(mode="json", exclude={"save_steps"})
     chosen = run.settings("seed", "max_length", "too_long") | run.model_settings()
-    return chosen | run.material.fingerprints | {"rank": settings}
+    ranked_by = {"ranked_by": run.material.for_ranking.fingerprints["model"]}
+    return chosen | run.material.fingerprints | ranked_by | {"rank": settings}
 
 
 def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
@@ -135,7 +138,8 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
     settings = run.config.rank
     rankers.check(settings.method)
-    (candidates, drops), (safe, safe_drops) = run.material.candidates, run.material.safe
+    material, candidates = run.material.for_ranking, run.material.ranked
+    drops, (safe, safe_drops) = run.material.candidates[1], material.safe
     say(f"candidates: {_count(candidates, drops)}")
     say(f"safe set: {_count(safe, safe_drops)}")
     with track("rank") as advance:
@@ -145,11 +149,11 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
             job = rankers.Job(
                 candidates,
                 safe,
-                run.config,
-                lambda full: run.load_model(full=full),
+                material.config,
+                lambda full: run.load_model(material.config, full=full),
                 recorder.on_step,
                 resume,
-                run.material.decode,
+                material.decode,
             )
             scores = rankers.rank(job)
     run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
@@ -241,8 +245,8 @@ def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 def _training_rows(run: Run) -> Encoded:
     """The rows kept, and those mixed in, as the very tokens that ranking saw."""
     encoded, _ = run.material.candidates
-    kept = set(run.folder.read_json("select/kept_ids.json"))
-    rows = encoded.take([i for i, row_id in enumerate(encoded.ids) if row_id in kept])
+    kept = run.folder.read_json("select/kept_ids.json")
+    rows = encoded.among(kept)
     if not run.config.select.mix:
         return rows
     mixed, _ = run.material.encode(run.material.mixed)

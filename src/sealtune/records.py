@@ -250,6 +250,12 @@ class Encoded:
         parts = [self.row(i) for i in rows]
         return Encoded.join([self.ids[i] for i in rows], [self.source[i] for i in rows], parts)
 
+    def among(self, ids: Iterable[str]) -> Encoded:
+        """The rows that have one of these ids."""
+        wanted = frozenset(ids)
+        places = [i for i, row_id in enumerate(self.ids) if row_id in wanted]
+        return self if len(places) == len(self) else self.take(places)
+
     def extend(self, other: Encoded) -> Encoded:
         """These rows and then the other's."""
         return Encoded(

@@ -67,6 +67,7 @@ class Ranking:
         self.last_loss = torch.full((n,), torch.nan)
         self.last_gap = torch.full((n if "theta_hat" in players else 0,), torch.nan)
         self.doubt = EpochDoubt(selector.omega)
+        self.agreement = torch.tensor(torch.nan, dtype=torch.float64)  # of the rankings of the last two epochs
 
     @property
     def total_steps(self) -> int:
@@ -75,7 +76,7 @@ class Ranking:
 
     def run(self) -> Iterator[StepRecord]:
         """Go on from where it stands to the end, one record a step. Raises RunError on a loss that is not finite."""
-        while self.step < self.total_steps:
+        while self.step < self.total_steps and not self.is_stable:
             started = time.perf_counter()
             epoch = self.step // self.candidates.per_epoch
             torch.manual_seed(self.seed + self.step)  # dropout, where there is some, repeats after a resume
@@ -83,8 +84,19 @@ class Ranking:
             self._remember(step)
             self.step += 1
             if self.step % self.candidates.per_epoch == 0:
-                self.doubt.end_epoch(self.selector.omega)
+                self._end_epoch()
             yield _record(step, self.step, epoch, len(self.players), time.perf_counter() - started)
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the last epoch changed the ranking so little that another is not worth its cost."""
+        wanted = self.settings.stop_when_stable
+        return wanted is not None and bool(self.agreement >= wanted)
+
+    def _end_epoch(self) -> None:
+        if self.step > self.candidates.per_epoch:  # before the first epoch all rows are alike
+            self.agreement = rank_correlation(self.doubt.before, self.selector.omega)
+        self.doubt.end_epoch(self.selector.omega)
 
     def finish(self, on_step: OnStep, resume: dict[str, Tensor] | None = None) -> Scores:
         """Run to the end, from ``resume`` where there is one, telling ``on_step``; the score is omega."""
@@ -134,14 +146,17 @@ class Ranking:
             "last_gap": self.last_gap,
             "doubt": self.doubt.moved,
             "omega_before": self.doubt.before,
+            "agreement": self.agreement,
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave."""
         self.step = int(state["step"])
-        self.visits, self.last_loss, self.last_gap, self.doubt.moved, self.doubt.before = (
-            state[name].clone() for name in ("visits", "last_loss", "last_gap", "doubt", "omega_before")
+        self.visits, self.last_loss, self.last_gap = (
+            state[name].clone() for name in ("visits", "last_loss", "last_gap")
         )
+        self.doubt.moved, self.doubt.before = state["doubt"].clone(), state["omega_before"].clone()
+        self.agreement = state["agreement"]
         self.selector.load_state(under("selector.", state))
         for name, player in self.players.items():
             player.load_state(under(f"{name}.", state))
@@ -175,6 +190,12 @@ class EpochDoubt:
             return float("nan")
         variance = max(parts - totals / epochs, 0.0) / (epochs - 1) / len(self.before)
         return float((variance * epochs) ** 0.5)
+
+
+def rank_correlation(left: Tensor, right: Tensor) -> Tensor:
+    """Spearman's rank correlation of two vectors (N,) without ties: a scalar, NaN for a single row."""
+    ranks = torch.stack([left.argsort().argsort(), right.argsort().argsort()]).double()
+    return torch.corrcoef(ranks)[0, 1]
 
 
 class Progress:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sealtune.pipeline import Run
 
 FOLDER = "score"
-RANKED_WITH = ("model", "model_name_or_path", "load_in_4bit", "dtype", "rank")
+RANKED_WITH = ("model", "model_name_or_path", "load_in_4bit", "dtype", "rank", "ranked_by")
 """What must be as it was when the rows were ranked, or scores would mean something else."""
 
 
@@ -33,13 +33,14 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
     run.folder.outputs_of("rank")
     _require_same_ranker(run)
     rows = load(sources)
-    encoded, unusable = run.material.encode(rows)
+    material = run.material.for_ranking
+    encoded, unusable = material.encode(rows)
     with track("score") as advance:
         job = rankers.Job(
             encoded,
             encoded.take([]),
-            run.config,
-            lambda full: run.load_model(full=full),
+            material.config,
+            lambda full: run.load_model(material.config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
         )
         scores = rankers.score(job, run.folder.read_selector())

@@ -2,8 +2,9 @@
 
 Each step omega descends on the raw loss, unscaled by gamma; gamma is 0, ``rank.gamma``, twice that, ... by epoch. The
 other keys of ``rank`` that choose a variant of SEAL (``algorithm``, ``weighting``, ``selector_update``,
-``gamma_schedule``) do not count here. Two faults of that code are left out: rows keep their ids, and the two sets
-cycle independently. One is kept, being the method: the score depends on when a row was last visited (``DenseAdam``).
+``gamma_schedule``, ``stop_when_stable``) do not count here. Two faults of that code are left out: rows keep their ids,
+and the two sets cycle independently. One is kept, being the method: the score depends on when a row was last visited
+(``DenseAdam``).
 
 Source: Shen, Chen, Das, Chen (ICLR 2025), arXiv 2410.07471, Algorithm 2, and the code released with it.
 """
@@ -36,4 +37,5 @@ def released(settings: RankConfig) -> RankConfig:
     last = settings.gamma * (settings.num_train_epochs - 1)
     if last >= 1:
         raise UserError(f"rank.gamma: rank.method=seal_released reaches {last:g} in its last epoch; below 1 is needed")
-    return settings.model_copy(update={"algorithm": 2, "weighting": "softmax", "gamma_schedule": "linear"})
+    variant = {"algorithm": 2, "weighting": "softmax", "gamma_schedule": "linear", "stop_when_stable": None}
+    return settings.model_copy(update=variant)

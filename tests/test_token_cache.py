@@ -1,0 +1,61 @@
+"""Tokens are made once for all stages of a run, and anew when what they were made of changed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import made_rows, write_jsonl
+from sealtune import material
+from sealtune.config import build_config
+from sealtune.pipeline import Run
+
+
+@pytest.fixture
+def counted(project, monkeypatch):
+    """The project, and a list that grows with every set of rows that is tokenised."""
+    made, encode = [], material.encode
+
+    def counting(samples, *rest):
+        made.append(len(samples))
+        return encode(samples, *rest)
+
+    monkeypatch.setattr(material, "encode", counting)
+    rows = [*made_rows(20, 1), {"id": "long", "prompt": "red " * 80, "response": "blue"}]
+    write_jsonl(Path("candidates.jsonl"), rows)
+    project["label_column"] = None
+    return project, made
+
+
+def candidates(settings):
+    return Run(build_config(settings)).material.candidates
+
+
+def test_a_later_stage_finds_the_tokens(counted):
+    settings, made = counted
+    first, drops = candidates(settings)
+    again, same_drops = candidates(settings)
+    assert made == [21]
+    for array in ("tokens", "mask", "bounds"):
+        np.testing.assert_array_equal(getattr(first, array), getattr(again, array))
+    assert (again.ids, again.source, same_drops) == (first.ids, first.source, drops)
+    assert [drop.reason for drop in drops] == ["too_long"]
+
+
+@pytest.mark.parametrize("change", ["rows", "max_length", "broken", "cut"])
+def test_what_no_longer_fits_is_made_anew(counted, change):
+    settings, made = counted
+    before, _ = candidates(settings)
+    if change == "rows":
+        write_jsonl(Path("candidates.jsonl"), made_rows(20, 4))
+    elif change == "max_length":
+        settings["max_length"] = 40
+    elif change == "broken":
+        Path("out/tokens/candidates/about.json").write_text("[]", encoding="utf-8")
+    else:
+        with Path("out/tokens/candidates/tokens.npy").open("r+b") as file:
+            file.truncate(200)
+    after, _ = candidates(settings)
+    assert len(made) == 2
+    same = np.array_equal(before.tokens, after.tokens)
+    assert same == (change in ("broken", "cut"))
