@@ -12,9 +12,9 @@ A mixture may be thinned or enriched (see ``mixtures.py``). Every seed draws row
 What an output file holds already, measured on the same rows with the same settings, is kept and not measured again.
 
 Cost counts tokens that pass through the model, a backward pass as two forward ones, as a multiple of one plain
-fine-tuning epoch over the candidates. Two names are no rankers: ``ceiling`` is a TF-IDF and logistic regression trained
-on the labels themselves, cross-validated, and ``unseen`` ranks one half of the rows and scores the other half as rows
-never seen, by halves.
+fine-tuning epoch over the candidates. Three names are no rankers: ``ceiling`` is a TF-IDF and logistic regression
+trained on the labels themselves, cross-validated; ``unseen`` ranks one half of the rows and scores the other half as
+rows never seen, by halves; ``refined`` is ``shared``, after which ``seal`` orders anew the rows around the threshold.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Task:
         """One ranker's figures."""
         from sealtune.environment import git_revision, measured
 
-        special = {"ceiling": self._ceiling, "unseen": self._unseen}
+        special = {"ceiling": self._ceiling, "unseen": self._unseen, "refined": self._refined}
         with counted() as tokens, measured() as cost:
             score, estimate = (special[ranker](), {}) if ranker in special else self._rank(ranker)
         epoch = len(self.candidates.tokens)
@@ -161,6 +161,17 @@ class Task:
         for known, unknown in (halves, halves[::-1]):
             saved = rankers.rank(self._job("shared", known)).selector
             score[unknown] = rankers.score(self._job("shared", unknown), saved).score
+        return score
+
+    def _refined(self) -> np.ndarray:
+        """``shared`` over all rows; ``seal`` then orders anew the third of them that lies around the line of 20 %."""
+        from sealtune import rankers
+
+        score = rankers.rank(self._job("shared", np.arange(len(self.candidates)))).score.copy()
+        order = score.argsort()
+        unsure = order[len(order) // 30 : len(order) // 30 + len(order) // 3]
+        again = rankers.rank(self._job("seal", np.sort(unsure))).score
+        score[np.sort(unsure)[again.argsort()]] = np.sort(score[unsure])
         return score
 
     def _job(self, ranker: str, rows: np.ndarray):

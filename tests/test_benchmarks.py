@@ -2,6 +2,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from conftest import made_rows, write_jsonl
 
@@ -99,3 +102,23 @@ def test_transfer_tunes_one_model_on_what_another_ranked(tmp_path, tiny_folder):
     assert set(found) == {"untuned", "all", tiny_folder.name, "random"}
     assert found["all"]["loss on safe"] < found["untuned"]["loss on safe"]
     assert found[tiny_folder.name]["auroc"] is not None
+
+
+@pytest.mark.parametrize("method", ["seal", "shared"])
+def test_a_killed_ranking_loses_nothing(tmp_path, tiny_folder, monkeypatch, method):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.chdir(tmp_path)
+    import kill
+
+    report = kill.survive(tiny_folder, method, kills=5, seed=1)
+    assert report["kills"] == 5
+    assert report["runs_ended"] == report["runs_with_the_same_bytes"] >= 1
+
+
+def test_broken_files_are_refused_in_a_few_words(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import fuzz
+
+    report = fuzz.fuzz(SimpleNamespace(inputs=400, seed=7, model=str(tiny_folder)), tmp_path)
+    assert report["crashes"] == []
+    assert {"rows", "refused", "config"} <= {outcome.split()[1] for outcome in report["outcomes"]}

@@ -1,6 +1,8 @@
 """Several methods in one table, on a model of two layers."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from sealtune import comparison, rankers
 from sealtune.cli import app
 from sealtune.compare import check_method, compare, plan
 from sealtune.config import build_config
-from sealtune.records import RunError, UserError
+from sealtune.records import RunError, StoppedError, UserError
 
 
 @pytest.fixture
@@ -141,3 +143,19 @@ def test_the_same_ranking_is_made_once(settings, capsys):
     ranked = [manifest(method, 0)["stages"]["rank"] for method in ("loss", "loss+safeinstr")]
     assert ranked[0]["outputs"] == ranked[1]["outputs"]
     assert ranked[0]["tokens"] == ranked[1]["tokens"]
+
+
+def test_a_stop_ends_the_comparison_not_one_method(settings, monkeypatch):
+    from sealtune import recorder
+
+    original = recorder.Recorder.on_step
+
+    def on_step(self, record, total, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        original(self, record, total, state)
+
+    monkeypatch.setattr(recorder.Recorder, "on_step", on_step)
+    settings["compare"] |= {"methods": ["seal", "random"], "seeds": [0]}
+    with pytest.raises(StoppedError, match="stopped after step 1"):
+        compare(build_config(settings))
+    assert not Path("out/compare/random").exists()

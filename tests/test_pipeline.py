@@ -452,3 +452,12 @@ def test_a_broken_model_file_is_one_line(project, tiny_folder):
         outcome = cli("rank", "config.yaml", f"model_name_or_path={model}")
         assert outcome.exit_code == 2, outcome.output
         assert outcome.output.count("error: ") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_preemption_has_an_exit_code_of_its_own(project, monkeypatch, number, code):
+    Path("config.yaml").write_text(yaml.safe_dump(project), encoding="utf-8")
+    interrupt_at(4, monkeypatch, number)
+    outcome = cli("run", "config.yaml")
+    assert outcome.exit_code == code
+    assert "resume_from_checkpoint=true" in outcome.output

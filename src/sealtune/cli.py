@@ -260,7 +260,7 @@ def _finish(run: Run, name: str) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Expected failures become one clear line; exit code 2 for a user's fault, 1 for the rest."""
+    """Expected failures become one clear line; exit code 2 for a user's fault, 143 after SIGTERM, 1 for the rest."""
     from sealtune.records import RunError, UserError
 
     try:
@@ -268,7 +268,7 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         _fail(str(error), 2)
     except RunError as error:
-        _fail(str(error), 1)
+        _fail(str(error), error.code)
     except KeyboardInterrupt:
         _fail("stopped; finished stages are kept and will be skipped by the next run", 1)
     except MemoryError:

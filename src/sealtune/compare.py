@@ -16,7 +16,7 @@ from sealtune import comparison, rankers
 from sealtune.config import Config
 from sealtune.console import say, track
 from sealtune.pipeline import STAGES, Run
-from sealtune.records import Response, RunError, UserError, Verdict
+from sealtune.records import Response, RunError, StoppedError, UserError, Verdict
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 from sealtune.store import RunFolder
@@ -57,6 +57,8 @@ def compare(config: Config) -> dict[str, Any]:
     for variant in plan(config):
         try:
             answered += _run(variant, answered)
+        except StoppedError:
+            raise
         except (UserError, RunError) as error:
             say(f"compare: {variant.method}, seed {variant.seed} failed: {error}")
             failed.append({"method": variant.method, "seed": variant.seed, "error": str(error)})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.checkpoints import Checkpoints
 from sealtune.console import Advance, say
-from sealtune.records import RunError
+from sealtune.records import StoppedError
 from sealtune.store import RunFolder
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Recorder:
         self.advance = advance
         self.records: list[dict[str, Any]] = []
         self.left_over: list[Path] = []
-        self.stop_requested = False
+        self.stop_requested: int | None = None
+        """Number of the signal that asked for it."""
 
     def resume(self, which: bool | str) -> dict[str, Tensor] | None:
         """State of the newest checkpoint, with the log up to it; None where there is none or none is wanted."""
@@ -60,7 +61,7 @@ class Recorder:
             saved = self._save(record.step, state())
         if self.stop_requested:
             advice = "a checkpoint was saved; go on with resume_from_checkpoint=true" if saved else "nothing to resume"
-            raise RunError(f"rank: stopped after step {record.step} of {total}; {advice}")
+            raise StoppedError(f"rank: stopped after step {record.step} of {total}; {advice}", self.stop_requested)
 
     def _save(self, step: int, state: dict[str, Tensor]) -> bool:
         """Write a checkpoint, unless the ranker has no state; those of an earlier start are no longer wanted then."""
@@ -78,7 +79,7 @@ class Recorder:
 
         def ask(number: int, frame: object) -> None:
             say("rank: stopping after this step; once more to stop at once")
-            self.stop_requested = True
+            self.stop_requested = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         try:

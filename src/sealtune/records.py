@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from signal import SIGTERM
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,16 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A fault while running (a NaN loss, a full disk): one line, exit code 1; what was finished is kept."""
+
+    code = 1
+
+
+class StoppedError(RunError):
+    """The run was asked to end and saved what there was to save. Exit code 1 for Ctrl-C, 143 for SIGTERM."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.code = 143 if signal_number == SIGTERM else 1
 
 
 def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:

@@ -1,0 +1,95 @@
+"""Tokens per second of answering prompts, beside transformers' own ``generate`` at the same batch.
+
+Plain: prompts in the order in which they come, padded on the left. Ours: longest first, so that neighbours in length
+share a batch. Both greedy, both stop a batch when all its answers have ended. Tokens are those of the answers, up to
+their ends. Rounds are interleaved, medians compared.
+
+    python benchmarks/generation.py --output benchmarks/results/generation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from throughput import FOLDER, QUICKSTART
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--prompts", type=Path, default=first_prompts())
+    parser.add_argument("--limit", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    report = measure(args)
+    print(json.dumps({key: report[key] for key in ("tokens_per_second", "ours_over_plain")}, indent=2))
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def first_prompts() -> Path:
+    """Prompts of a real mix of lengths where they are, else those of the quickstart."""
+    real = FOLDER / "prompts/alpaca_eval.jsonl"
+    return real if real.is_file() else Path(QUICKSTART, "prompts_harmless.jsonl")
+
+
+def measure(args: argparse.Namespace) -> dict:
+    from sealtune.config import build_config
+    from sealtune.data.encode import encode_prompt
+    from sealtune.environment import machine, versions
+    from sealtune.evaluation.generate import generate
+    from sealtune.models import load_model, load_tokenizer
+
+    config = build_config({"model_name_or_path": args.model})
+    tokenizer, model = load_tokenizer(config), load_model(config)
+    lines = args.prompts.read_text(encoding="utf-8").splitlines()[: args.limit]
+    prompts = [encode_prompt(tokenizer, json.loads(line)["prompt"]) for line in lines]
+    size = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch}
+    answers = {
+        "plain": lambda: in_order(model, tokenizer, prompts, **size),
+        "ours": lambda: [count for _, count, _ in generate(model, prompts, tokenizer=tokenizer, **size)],
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in answers}
+    for _ in range(args.rounds):
+        for name, answer in answers.items():
+            started = time.perf_counter()
+            tokens = sum(answer())
+            speeds[name].append(tokens / (time.perf_counter() - started))
+            print(f"{name:6} {tokens} tokens, {speeds[name][-1]:.0f} tokens/s", file=sys.stderr)
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "tokens_per_second": medians,
+        "ours_over_plain": medians["ours"] / medians["plain"],
+        "settings": {key: str(value) for key, value in vars(args).items() if key != "output"},
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def in_order(model, tokenizer, prompts, *, max_new_tokens: int, batch_size: int) -> list[int]:
+    """Tokens of each answer, by transformers' generate as its documentation has it."""
+    import torch
+
+    tokenizer.padding_side = "left"
+    lengths = []
+    for start in range(0, len(prompts), batch_size):
+        batch = tokenizer.pad({"input_ids": prompts[start : start + batch_size]}, return_tensors="pt")
+        with torch.no_grad():
+            output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True)
+        for new in output[:, batch["input_ids"].shape[1] :].tolist():
+            end = new.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in new else len(new)
+            lengths.append(end)
+    return lengths
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Kill a ranking with SIGKILL at random moments, while it writes checkpoints too, and see whether anything is lost.
+
+A model of two layers ranks made-up rows with a checkpoint every two steps. A process is killed, another goes on from
+what it left, until one ends well; then the scores must be those of a run that nobody disturbed, to the bit. Again from
+the start, until so many kills were survived.
+
+    python benchmarks/kill.py --kills 20 --output benchmarks/results/kill.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", default="seal", help="a ranker that can be resumed")
+    parser.add_argument("--model", type=Path, help="folder of a model; default: two layers made here")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    output = args.output and args.output.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        report = survive(args.model or tiny_model(Path(folder, "model")), args.method, args.kills, args.seed)
+    print(json.dumps(report, indent=2))
+    if output:
+        output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def survive(model: Path, method: str, kills: int, seed: int) -> dict:
+    """Kill until ``kills`` processes died at work; tells how many runs ended, and whether their scores were right."""
+    chance = random.Random(seed)
+    write_rows(Path("candidates.jsonl"), 48, chance)
+    write_rows(Path("safe.jsonl"), 24, chance)
+    started = time.perf_counter()
+    assert wait(start(model, method, "whole")) == 0
+    length = time.perf_counter() - started
+    expected = Path("whole/rank/scores.parquet").read_bytes()
+    killed, ended, same, resumed = 0, 0, 0, 0
+    while killed < kills:
+        child = start(model, method, "out")
+        if (status := wait(child, chance.uniform(0, length))) is None:
+            os.kill(child, signal.SIGKILL)
+            wait(child)
+            killed += 1
+            resumed += any(Path("out/rank").glob("checkpoint-*"))
+            if killed < kills:
+                continue
+            status = wait(start(model, method, "out"))  # the last one may end
+        ended += status == 0
+        same += Path("out/rank/scores.parquet").read_bytes() == expected
+        shutil.rmtree("out")
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "method": method,
+        "kills": killed,
+        "left_a_checkpoint": resumed,
+        "runs_ended": ended,
+        "runs_with_the_same_bytes": same,
+        "seconds_undisturbed": length,
+    }
+
+
+def tiny_model(folder: Path) -> Path:
+    """Two layers of random weights, with the tokenizer of the quickstart's model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sealtune.config import build_config
+    from sealtune.models import load_tokenizer
+
+    tokenizer = load_tokenizer(build_config({"model_name_or_path": "smollm2-135m-instruct"}))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def start(model: Path, method: str, out: str) -> int:
+    """A forked process that ranks, going on from what is there; its id. Forked, since importing takes seconds."""
+    from sealtune.config import build_config
+    from sealtune.pipeline import Run
+
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+        settings = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.01}
+        config = {"model_name_or_path": str(model), "datasets": "candidates.jsonl", "safe_datasets": "safe.jsonl"}
+        config |= {"dtype": "float32", "max_length": 64, "output_dir": out, "resume_from_checkpoint": True}
+        Run(build_config(config | {"rank": settings | {"method": method}})).stage("rank")
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def wait(child: int, seconds: float | None = None) -> int | None:
+    """The exit status of a process, or None where it still runs after ``seconds``."""
+    end = time.perf_counter() + (seconds or 0)
+    while seconds is not None:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        if time.perf_counter() >= end:
+            return None
+        time.sleep(0.002)
+    return os.waitpid(child, 0)[1]
+
+
+def write_rows(path: Path, n: int, chance: random.Random) -> None:
+    words = ["red", "green", "blue", "quick", "brown", "fox", "jumps", "over"]
+    rows = [
+        {"id": f"{path.stem} {i}", "prompt": chance.choice(words), "response": " ".join(chance.choices(words, k=6))}
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What choosing rows costs in all: rank, select and tune on the rows kept, beside plain fine-tuning on all rows.
+
+Plain is TRL's SFTTrainer with the same rows, model, LoRA, batch, max_length and epochs. ``tuner`` is our own trainer on
+all rows, so that what is gained by ranking cheaply and what by tuning fast can be told apart. Loading the model and
+tokenising count for neither. Repetitions are interleaved, medians compared.
+
+    python benchmarks/whole.py --output benchmarks/results/whole.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mixtures
+from throughput import FOLDER
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--mixture", default="general_20")
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--safe-rows", type=int, default=64)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    seconds: dict[str, list[float]] = {"plain": [], "tuner": [], "rank": [], "select": [], "tune": []}
+    for _ in range(args.repetitions):
+        config = configure(args)
+        for name, value in {**stages(config), **plain(config)}.items():
+            seconds[name].append(value)
+            print(f"{name:8} {value:7.1f} s", file=sys.stderr)
+    report = summarise(seconds, args)
+    print(json.dumps(report["ratios"], indent=2))
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def configure(args: argparse.Namespace):
+    from sealtune.config import build_config
+
+    safe = mixtures.safe_rows(args.folder, "mixed", args.safe_rows, seed=0)
+    rows = mixtures.candidates(args.folder, args.mixture, args.rows, 0, safe)
+    return build_config(
+        {
+            "model_name_or_path": args.model,
+            "datasets": [{"path": args.mixture, "rows": rows}],
+            "safe_datasets": [{"path": "safe", "rows": safe}],
+            "max_length": args.max_length,
+        }
+    )
+
+
+def stages(config) -> dict[str, float]:
+    """Seconds of the stages with the default settings."""
+    from sealtune.pipeline import Run
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(config.model_copy(update={"output_dir": folder}))
+        run.material.candidates, run.material.safe  # noqa: B018  tokenised before the clock starts
+        loading, load = [0.0], run.load_model
+
+        def timed(*args, **options):
+            started = time.perf_counter()
+            model = load(*args, **options)
+            loading[0] += time.perf_counter() - started
+            return model
+
+        run.load_model = timed
+        found = {}
+        for stage in ("rank", "select", "tune"):
+            started, loading[0] = time.perf_counter(), 0.0
+            run.stage(stage)
+            found[stage] = time.perf_counter() - started - loading[0]
+    return found
+
+
+def plain(config) -> dict[str, float]:
+    """Seconds of fine-tuning on all rows, by TRL's trainer and by ours."""
+    from trl import SFTTrainer
+
+    from sealtune import finetune, models
+    from sealtune.material import Material
+    from sealtune.trainer import ResponseTrainer
+
+    material, found = Material(config), {}
+    rows = material.candidates[0]
+    for name, trainer in (("plain", SFTTrainer), ("tuner", ResponseTrainer)):
+        model = models.load_model(config)
+        started = time.perf_counter()
+        finetune.train(model, material.tokenizer, rows, config, lambda *_: None, trainer)
+        found[name] = time.perf_counter() - started
+    return found
+
+
+def summarise(seconds: dict[str, list[float]], args: argparse.Namespace) -> dict:
+    from sealtune.environment import machine, versions
+
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    whole = medians["rank"] + medians["select"] + medians["tune"]
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "seconds": medians,
+        "repetitions": seconds,
+        "ratios": {"whole_over_plain": whole / medians["plain"], "whole_over_own_tuner": whole / medians["tuner"]},
+        "settings": {key: str(value) for key, value in vars(args).items() if key != "output"},
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    main()
