@@ -2,7 +2,8 @@
 
 No weight is downloaded: what a step costs does not depend on what the model says. Rows are random tokens with a
 log-normal mix of lengths. Variants as in steps.py; each runs in a process of its own, with and without gradient
-checkpointing. A model FLOP counts once however often it is computed, so recomputing in checkpoints is no utilisation.
+checkpointing. A model FLOP counts once however often it is computed, so recomputing in checkpoints is no utilisation;
+those of attention and adapters are not counted at all.
 ``--profile`` adds the kernels that a step of Algorithm 2 spends its time in.
 
     python benchmarks/gpu.py --output benchmarks/results/gpu.json --profile
@@ -16,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from steps import VARIANTS, measure
@@ -49,21 +51,23 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="two small layers in place of the 8B model")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure_here(args, args.one[0], args.one[1] == "1")))
+        print(json.dumps(measure_here(args, args.one[0], args.one[1] == "1", args.one[2] == "profile")))
         return
     found = [run_apart(variant, on) for on in args.checkpointing for variant in args.variants]
     report = {"command": " ".join(["python", *sys.argv]), "runs": found, **about(args)}
+    if args.profile:  # apart from what is timed
+        report["kernels"] = run_apart("algorithm_2", args.checkpointing[0], "profile").get("kernels")
     print(json.dumps(report, indent=2))
     if args.output:
         args.output.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def run_apart(variant: str, checkpointing: int) -> dict:
+def run_apart(variant: str, checkpointing: int, purpose: str = "time") -> dict:
     """One variant in a process of its own. One that needs more memory than there is says so; the others go on."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", variant, str(checkpointing)]
+    command = [sys.executable, __file__, *sys.argv[1:], "--one", variant, str(checkpointing), purpose]
     done = subprocess.run(command, capture_output=True, text=True)
     where = {"variant": variant, "gradient_checkpointing": bool(checkpointing)}
     if done.returncode:
@@ -75,7 +79,7 @@ def run_apart(variant: str, checkpointing: int) -> dict:
     return result
 
 
-def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool) -> dict:
+def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool, profile: bool) -> dict:
     import torch
 
     from sealtune.config import build_config
@@ -91,12 +95,8 @@ def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool) ->
     candidates, safe = (random_rows(args, vocabulary, seed) for seed in (0, 1))
     tokenizer = load_tokenizer(config)  # for its padding token alone
     reset_peak_memory()
-    prof = torch.profiler.profile() if args.profile and variant == "algorithm_2" else None
-    if prof:
-        prof.start()
-    steps = measure(variant, model, tokenizer, candidates, safe, config, args.steps + 1)[1:]
-    if prof:
-        prof.stop()
+    with torch.profiler.profile() if profile else nullcontext() as prof:
+        steps = measure(variant, model, tokenizer, candidates, safe, config, args.steps + 1)[1:]
     operations = operations_per_token(model, float(candidates.mask.mean()))
     speed = statistics.median(step["tokens"] / step["seconds"] for step in steps)
     peak = peak_rate()
@@ -126,7 +126,7 @@ def random_model(sizes: dict, attention: str):
 
 
 def random_rows(args: argparse.Namespace, vocabulary: int, seed: int):
-    """Rows of random tokens; half of each is learned."""
+    """Rows of random tokens; the second half of each is learned."""
     import numpy as np
 
     from sealtune.records import Encoded

@@ -47,14 +47,13 @@ def survive(model: Path, method: str, kills: int, seed: int) -> dict:
     assert wait(start(model, method, "whole")) == 0
     length = time.perf_counter() - started
     expected = Path("whole/rank/scores.parquet").read_bytes()
-    killed, ended, same, resumed = 0, 0, 0, 0
+    killed, ended, same = 0, 0, 0
     while killed < kills:
         child = start(model, method, "out")
         if (status := wait(child, chance.uniform(0, length))) is None:
             os.kill(child, signal.SIGKILL)
             wait(child)
             killed += 1
-            resumed += any(Path("out/rank").glob("checkpoint-*"))
             if killed < kills:
                 continue
             status = wait(start(model, method, "out"))  # the last one may end
@@ -65,7 +64,7 @@ def survive(model: Path, method: str, kills: int, seed: int) -> dict:
         "command": " ".join(["python", *sys.argv]),
         "method": method,
         "kills": killed,
-        "left_a_checkpoint": resumed,
+        "went_on_from_a_checkpoint": Path("said").read_text(encoding="utf-8").count("going on after step"),
         "runs_ended": ended,
         "runs_with_the_same_bytes": same,
         "seconds_undisturbed": length,
@@ -96,13 +95,14 @@ def start(model: Path, method: str, out: str) -> int:
         return child
     code = 1
     try:
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+        sys.stderr = Path("said").open("a", encoding="utf-8")  # noqa: SIM115
         settings = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.01}
         config = {"model_name_or_path": str(model), "datasets": "candidates.jsonl", "safe_datasets": "safe.jsonl"}
         config |= {"dtype": "float32", "max_length": 64, "output_dir": out, "resume_from_checkpoint": True}
         Run(build_config(config | {"rank": settings | {"method": method}})).stage("rank")
         code = 0
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -54,8 +54,9 @@ class Released:
         (piece,) = batch.split(len(batch.rows))
         tokens, mask = piece.tokens.to(self.omega.device), piece.mask.to(self.omega.device)
         logits = self.model(input_ids=tokens, attention_mask=self._real(batch, piece), use_cache=False).logits.float()
-        nll = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-        learned = mask[:, 1:]
+        targets, learned = tokens[:, 1:], mask[:, 1:]
+        nll = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
+        nll = nll.view_as(targets)
         in_order = torch.empty(len(tokens), device=nll.device)
         in_order[piece.places.to(nll.device)] = (nll * learned).sum(1) / learned.sum(1)
         return in_order

@@ -65,7 +65,9 @@ def run_apart(variant: str, args: argparse.Namespace) -> dict:
 
 def measure_here(args: argparse.Namespace) -> dict:
     """The timed steps of one variant, in this process."""
-    from sealtune import models
+    import trl  # noqa: F401  by all variants, so that its pages count for none
+
+    from sealtune import finetune, models  # noqa: F401
     from sealtune.config import build_config
     from sealtune.environment import peak_memory, reset_peak_memory
     from sealtune.material import Material
@@ -88,7 +90,8 @@ def measure_here(args: argparse.Namespace) -> dict:
     reset_peak_memory()
     steps = measure(args.variant, model, material.tokenizer, candidates, safe, config, args.steps + 1)
     head = model.get_output_embeddings().weight.numel()
-    layers = sum(p.numel() for p in model.base_model.layers.parameters() if p.dim() == 2)
+    weights = model.base_model.layers.named_parameters()
+    layers = sum(p.numel() for name, p in weights if p.dim() == 2 and "lora" not in name)
     return {
         "variant": args.variant,
         "steps": steps[1:],
@@ -102,11 +105,13 @@ def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
     """Operations per second of the best of some products of large matrices."""
     import torch
 
-    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    from sealtune.models import device
+
+    left, right = (torch.randn(size, size).to(device(), dtype) for _ in range(2))
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
-        left @ right
+        (left @ right)[0, 0].item()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 

@@ -36,7 +36,8 @@ def test_the_gpu_benchmark_runs_a_step_on_a_tiny_model(tmp_path):
     runs = json.loads((tmp_path / "out.json").read_text())["runs"]
     assert [run["variant"] for run in runs] == ["sft", "algorithm_2", "algorithm_1", "released"]
     assert all(run["tokens_per_second"] > 0 for run in runs)
-    assert sum(kernel["share"] for kernel in runs[1]["kernels"]) > 0.5
+    kernels = json.loads((tmp_path / "out.json").read_text())["kernels"]
+    assert sum(kernel["share"] for kernel in kernels) > 0.5
 
 
 def test_a_step_costs_no_more_memory_a_row_than_it_may(tmp_path):
@@ -47,12 +48,16 @@ def test_a_step_costs_no_more_memory_a_row_than_it_may(tmp_path):
     assert many["seconds_per_step"] < 5 * few["seconds_per_step"]  # 300 times the rows
 
 
+def write_mixture(folder):
+    for name in ("mixtures", "safe"):
+        (folder / name).mkdir()
+    write_jsonl(folder / "mixtures/a.jsonl", made_rows(40, 1, hard_negative=0, quality=""))
+    write_jsonl(folder / "safe/mixed.jsonl", made_rows(12, 2))
+    write_jsonl(folder / "safe/safety.jsonl", made_rows(3, 9))
+
+
 def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
-    for folder in ("mixtures", "safe"):
-        (tmp_path / folder).mkdir()
-    write_jsonl(tmp_path / "mixtures/a.jsonl", made_rows(40, 1, hard_negative=0, quality=""))
-    write_jsonl(tmp_path / "safe/mixed.jsonl", made_rows(12, 2))
-    write_jsonl(tmp_path / "safe/safety.jsonl", made_rows(3, 9))
+    write_mixture(tmp_path)
     words = [
         "--folder",
         tmp_path,
@@ -113,6 +118,7 @@ def test_a_killed_ranking_loses_nothing(tmp_path, tiny_folder, monkeypatch, meth
     report = kill.survive(tiny_folder, method, kills=5, seed=1)
     assert report["kills"] == 5
     assert report["runs_ended"] == report["runs_with_the_same_bytes"] >= 1
+    assert report["went_on_from_a_checkpoint"] >= 1
 
 
 def test_broken_files_are_refused_in_a_few_words(tmp_path, tiny_folder, monkeypatch):
@@ -122,3 +128,21 @@ def test_broken_files_are_refused_in_a_few_words(tmp_path, tiny_folder, monkeypa
     report = fuzz.fuzz(SimpleNamespace(inputs=400, seed=7, model=str(tiny_folder)), tmp_path)
     assert report["crashes"] == []
     assert {"rows", "refused", "config"} <= {outcome.split()[1] for outcome in report["outcomes"]}
+
+
+def test_the_whole_pipeline_is_timed_beside_plain_tuning(tmp_path, tiny_folder):
+    write_mixture(tmp_path)
+    words = ["--folder", tmp_path, "--mixture", "a", "--model", tiny_folder, "--repetitions", 1]
+    run_benchmark("whole.py", *words, "--output", tmp_path / "out.json")
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert set(report["seconds"]) == {"plain", "tuner", "rank", "select", "tune"}
+    assert all(seconds > 0 for seconds in report["seconds"].values())
+
+
+def test_generation_is_timed_beside_transformers_own(tmp_path, tiny_folder):
+    prompts = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "red " * i} for i in range(1, 7)])
+    words = ["--model", tiny_folder, "--prompts", prompts, "--batch", 2, "--max-new-tokens", 4, "--rounds", 1]
+    run_benchmark("generation.py", *words, "--output", tmp_path / "out.json")
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert set(report["tokens_per_second"]) == {"plain", "ours"}
+    assert report["ours_over_plain"] > 0

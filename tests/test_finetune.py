@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 from trl import SFTTrainer
 
+from sealtune import trainer
 from sealtune.config import build_config
 from sealtune.finetune import train
+from sealtune.losses import token_losses
 from sealtune.material import Material
 from sealtune.models import load_model
+from sealtune.records import UserError
 
 
 def tuned(config, trainer_class=None):
@@ -26,8 +30,12 @@ def tuned(config, trainer_class=None):
     return weights, [record["loss"] for record in log]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("use_peft", "rate"), [(True, 0.01), (False, 0.001)])
-def test_the_response_loss_trains_as_trl_does(project, use_peft, rate):
+def test_the_response_loss_trains_as_trl_does(project, monkeypatch, use_peft, rate, dtype):
+    learned = []
+    monkeypatch.setattr(trainer, "token_losses", lambda h, head, t: learned.append(len(t)) or token_losses(h, head, t))
+    project["dtype"] = dtype
     project["tune"] = {
         "use_peft": use_peft,
         "learning_rate": rate,
@@ -38,9 +46,38 @@ def test_the_response_loss_trains_as_trl_does(project, use_peft, rate):
     }
     config = build_config(project)
     ours, our_losses = tuned(config)
+    assert len(learned) == 12  # two batches a step, and only what is learned of them
+    assert sum(learned) < len(Material(config).candidates[0].tokens) * 1.2 * 0.7
     theirs, their_losses = tuned(config, SFTTrainer)
-    assert our_losses == pytest.approx(their_losses, rel=1e-4)
-    assert len(our_losses) == 6
+    precision = {"float32": 1e-4, "bfloat16": 2e-2}[dtype]
+    assert our_losses == pytest.approx(their_losses, rel=precision)
     assert our_losses[0] != our_losses[-1]
-    for name, weight in ours.items():
-        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+    if dtype == "float32":
+        for name, weight in ours.items():
+            torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_whole_model_computes_in_the_dtype_that_was_asked_for(project, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        trainer, "token_losses", lambda *args: seen.append(torch.is_autocast_enabled("cpu")) or token_losses(*args)
+    )
+    project["dtype"] = "bfloat16"
+    project["tune"] = {"use_peft": False, "learning_rate": 0.001, "max_steps": 1}
+    tuned(build_config(project))
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("fault", ["four bits", "family"])
+def test_where_the_model_does_not_split_trl_computes_the_loss(project, monkeypatch, fault):
+    def refuse(model):
+        raise UserError("its logits are not head(body(tokens))")
+
+    if fault == "family":
+        monkeypatch.setattr(trainer, "LanguageModel", refuse)
+    else:
+        monkeypatch.setattr(LlamaForCausalLM, "is_loaded_in_4bit", True, raising=False)
+    monkeypatch.setattr(trainer, "token_losses", None)  # must not be called
+    project["tune"] = {"learning_rate": 0.01, "max_steps": 2}
+    _, losses = tuned(build_config(project))
+    assert len(losses) == 2

@@ -83,3 +83,19 @@ def test_python_callers_may_name_it_too(settings, proxy):
     own = sealtune.rank(proxy, "candidates.jsonl", "safe.jsonl", rank={"method": "loss"}, **given)
     assert scores.ids == own.ids
     np.testing.assert_array_equal(scores.score, own.score)
+
+
+def test_the_ranking_model_may_not_change_between_the_stages(settings):
+    run = Run(build_config(settings))
+    for stage in ("rank", "select"):
+        run.stage(stage)
+    settings["rank"] = settings["rank"] | {"model_name_or_path": None}
+    with pytest.raises(UserError, match="ranked_by changed since the rows were ranked"):
+        Run(build_config(settings)).stage("tune")
+
+
+def test_no_row_that_the_ranking_model_can_use(settings):
+    rows = [json.loads(line) for line in Path("candidates.jsonl").read_text(encoding="utf-8").splitlines()]
+    write_jsonl(Path("candidates.jsonl"), [row for row in rows if row["id"] == "two turns of the user"])
+    with pytest.raises(UserError, match="no usable row is left of 1"):
+        Run(build_config(settings)).stage("rank")

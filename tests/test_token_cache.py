@@ -1,5 +1,7 @@
 """Tokens are made once for all stages of a run, and anew when what they were made of changed."""
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from conftest import made_rows, write_jsonl
 from sealtune import material
 from sealtune.config import build_config
 from sealtune.pipeline import Run
+from sealtune.token_cache import TokenCache
 
 
 @pytest.fixture
@@ -59,3 +62,38 @@ def test_what_no_longer_fits_is_made_anew(counted, change):
     assert len(made) == 2
     if change in ("broken", "cut"):
         np.testing.assert_array_equal(before.tokens, after.tokens)
+
+
+def test_another_tokenizer_or_template_makes_other_tokens(counted, tmp_path):
+    settings, made = counted
+    candidates(settings)
+    own = shutil.copytree(settings["model_name_or_path"], tmp_path / "model")
+    settings["model_name_or_path"] = str(own)
+    candidates(settings)
+    assert made == [21]  # the same rules under another name
+    template = own / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8").replace("helpful", "curt"), encoding="utf-8")
+    candidates(settings)
+    assert made == [21, 21]
+
+
+def test_tokens_that_cannot_be_kept_are_no_fault(counted, monkeypatch):
+    def full(self, *args):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(TokenCache, "_write", full)
+    settings, made = counted
+    candidates(settings)
+    candidates(settings)
+    assert made == [21, 21]
+
+
+def test_a_tokenizer_has_its_template_after_a_hit_too(counted, tmp_path):
+    settings, _ = counted
+    own = shutil.copytree(settings["model_name_or_path"], tmp_path / "model")
+    (own / "chat_template.jinja").unlink()
+    settings["model_name_or_path"] = str(own)
+    candidates(settings)
+    later = Run(build_config(settings))
+    assert len(later.material.candidates[0]) == 20
+    assert later.material.tokenizer.chat_template

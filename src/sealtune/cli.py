@@ -100,8 +100,9 @@ def inspect(
         from rich.console import Console
 
         from sealtune.inspect import show
+        from sealtune.material import Material
 
-        material = run.material
+        material = Material(run.config)  # without a cache: looking leaves no files
         encoded, drops = material.candidates
         show(
             material.rows.samples,

@@ -67,6 +67,7 @@ class RankConfig(LoraBlock):
     model_name_or_path: str | None = Field(
         None, description="a smaller model that ranks in place of the one to be tuned; rows must be usable by both"
     )
+    model_revision: str | None = Field(None, description="of rank.model_name_or_path")
     num_train_epochs: int = Field(3, ge=1)
     algorithm: Literal[1, 2] = Field(2, description="1: two players and their gap; 2: theta alone and the raw loss")
     weighting: Literal["softmax", "sigmoid"] = "softmax"
@@ -290,8 +291,9 @@ class Config(Block):
         proxy = self.rank.model_name_or_path
         if proxy is None:
             return self
-        rank = self.rank.model_copy(update={"model_name_or_path": None})
-        return self.model_copy(update={"model_name_or_path": proxy, "model_revision": None, "rank": rank})
+        rank = self.rank.model_copy(update={"model_name_or_path": None, "model_revision": None})
+        named = {"model_name_or_path": proxy, "model_revision": self.rank.model_revision}
+        return self.model_copy(update={**named, "rank": rank})
 
     @field_validator("datasets", "safe_datasets", mode="before")
     @classmethod

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sealtune.config import Config, DatasetConfig
 from sealtune.data.door import Rows, load
 from sealtune.data.encode import encode
+from sealtune.data.template import ensure_chat_template
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
-from sealtune.models import fingerprint, load_tokenizer
+from sealtune.models import fingerprint, load_tokenizer, tokenizer_fingerprint
 from sealtune.records import Drop, Encoded, IntArray, UserError
 from sealtune.store import hash_file
 from sealtune.token_cache import TokenCache
@@ -22,20 +23,28 @@ if TYPE_CHECKING:
 
 
 class Material:
-    """Rows, tokens and tokenizer of a run. With ``cache`` its rows are tokenised once for all stages."""
+    """Rows, tokens and tokenizer of a run. With ``cache`` its rows are tokenised once for all stages.
 
-    def __init__(self, config: Config, cache: TokenCache | None = None) -> None:
+    ``parent`` is the material whose rows these are, under another model.
+    """
+
+    def __init__(self, config: Config, cache: TokenCache | None = None, parent: Material | None = None) -> None:
         self.config = config
         self.cache = cache
+        self.parent = parent
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer."""
-        return load_tokenizer(self.config)
+        """The model's tokenizer, with a chat template."""
+        tokenizer = load_tokenizer(self.config)
+        ensure_chat_template(tokenizer)
+        return tokenizer
 
     @cached_property
     def rows(self) -> Rows:
         """The candidates as they came through the door."""
+        if self.parent is not None:
+            return self.parent.rows
         return load(_required("datasets", self.config.datasets))
 
     @cached_property
@@ -43,9 +52,8 @@ class Material:
         """What the ranker works on: the same rows under the model that ranks, which often is the one to be tuned."""
         if self.config.ranking is self.config:
             return self
-        other = Material(self.config.ranking, self.cache and TokenCache(self.cache.folder, "ranking_"))
-        other.rows = self.rows
-        return other
+        cache = self.cache and TokenCache(self.cache.folder, "ranking_")
+        return Material(self.config.ranking, cache, parent=self)
 
     @cached_property
     def candidates(self) -> tuple[Encoded, list[Drop]]:
@@ -54,9 +62,14 @@ class Material:
         if self.for_ranking is self:
             return encoded, drops
         usable, faults = self.for_ranking.encoded
+        both = encoded.among(usable.ids)
+        if len(both) == 0:
+            raise UserError(
+                "no row is usable by both the model and rank.model_name_or_path; first: " + faults[0].detail
+            )
         known = {drop.id for drop in drops}
         more = [replace(d, detail=f"for the model that ranks: {d.detail}") for d in faults if d.id not in known]
-        return encoded.among(usable.ids), drops + more
+        return both, drops + more
 
     @cached_property
     def ranked(self) -> Encoded:
@@ -105,7 +118,7 @@ class Material:
             return encode(rows.samples, self.tokenizer, length, too_long)
 
         if self.cache is not None and name is not None:
-            about = f"{self.fingerprints['model']} {length} {too_long}"
+            about = f"{tokenizer_fingerprint(self.tokenizer)} {length} {too_long}"
             encoded, drops = self.cache.get(name, about, rows.samples, make)
         else:
             encoded, drops = make()

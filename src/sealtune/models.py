@@ -108,6 +108,16 @@ def fingerprint(config: Config) -> str:
     return digest.hexdigest()[:16]
 
 
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of what decides the tokens of a conversation: vocabulary, rules, chat template, and who applies them."""
+    import tokenizers
+    import transformers
+
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.name_or_path
+    whole = f"{transformers.__version__} {tokenizers.__version__} {tokenizer.chat_template} {rules}"
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def locate(name: str) -> str:
     """The folder or hub id that ``name`` stands for; a GGUF file is first turned into a folder in the user's cache.
 

@@ -129,7 +129,7 @@ def rank_bytes(shape: Shape, config: Config) -> float:
 
 
 def tune_bytes(shape: Shape, config: Config) -> float:
-    """Learning, and 12 bytes for each logit of a whole micro-batch: the trainer does not go by chunks."""
+    """Learning, and 12 bytes for each logit of a whole micro-batch: newer trainers, by chunks, need less."""
     tokens = config.tune.per_device_train_batch_size * config.max_length
     return learning_bytes(shape, config, config.tune) + 12.0 * tokens * shape.vocabulary
 
@@ -150,12 +150,12 @@ def disk_bytes(shape: Shape, config: Config) -> dict[str, float]:
     from sealtune.checkpoints import CHECKPOINTS_KEPT
 
     whole = config.tune.merge or not config.tune.use_peft
-    players = 2 if config.rank.algorithm == 1 else 1
-    learns = trained(shape, config.rank) if config.rank.method in ("seal", "seal_released", "shared") else 0
+    resumable = config.rank.method in ("seal", "seal_released", "shared")
+    learns = _players(config.rank) * trained(_that_ranks(shape, config), config.rank) if resumable else 0
     files = [Path(data.path) for data in config.datasets if Path(data.path).is_file()]
     return {
         "the model": 0.0 if Path(config.model_name_or_path).exists() else 2.0 * shape.parameters,
-        "checkpoints while ranking": 12.0 * (CHECKPOINTS_KEPT + 1) * players * learns,  # a new one before an old goes
+        "checkpoints while ranking": 12.0 * (CHECKPOINTS_KEPT + 1) * learns,  # a new one before an old goes
         "the tuned model": float(shape.parameters * weight_size(config) if whole else 4 * trained(shape, config.tune)),
         "rows kept and dropped": float(sum(file.stat().st_size for file in files)),
     }

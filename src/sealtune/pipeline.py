@@ -11,7 +11,8 @@ from sealtune.config import Config
 from sealtune.console import say, track
 from sealtune.environment import git_revision, machine, measured, versions
 from sealtune.material import Material, data_fingerprint, path_fingerprint
-from sealtune.records import Drop, Encoded, Response, Selection, UserError
+from sealtune.models import fingerprint
+from sealtune.records import Drop, Encoded, Response, Selection, StoppedError, UserError
 from sealtune.store import RunFolder
 from sealtune.token_cache import TokenCache
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL_KEYS = ("model_name_or_path", "model_revision", "attn_implementation", "load_in_4bit", "trust_remote_code")
-ROW_KEYS = ("model", "datasets", "max_length", "too_long")
+ROW_KEYS = ("model", "ranked_by", "datasets", "max_length", "too_long")
 """What decides the tokens of a row."""
 
 
@@ -43,6 +44,7 @@ class Run:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.folder = RunFolder(config.output_dir)
+        self.stop_requested: int | None = None
         self.material = Material(config, TokenCache(self.folder))
 
     def stage(self, name: str, *, force: bool = False) -> None:
@@ -58,6 +60,8 @@ class Run:
             outcome = stage.work(self, inputs)
         self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), about)
         say(f"{name}: finished in {cost['seconds']:.0f} s")
+        if self.stop_requested:  # it came when the stage was as good as done
+            raise StoppedError(f"stopped after {name}, which is finished; start again to go on", self.stop_requested)
 
     def adopt(self, name: str, lender: RunFolder) -> None:
         """Take a stage over from another run's folder, if it was finished there from the same inputs."""
@@ -95,7 +99,7 @@ class Run:
         self.folder.outputs_of("rank")
         ranked = self.folder.manifest()["stages"]["rank"]["inputs"]
         now = rank_inputs(self)
-        differing = [key for key in ROW_KEYS if ranked[key] != now[key]]
+        differing = [key for key in ROW_KEYS if ranked.get(key) != now[key]]
         if differing:
             raise UserError(
                 f"{stage}: {', '.join(differing)} changed since the rows were ranked; rank and select again"
@@ -127,7 +131,7 @@ def rank_inputs(run: Run) -> dict[str, Any]:
     """``label_column`` is not among them: no ranker sees it."""
     settings = run.config.rank.model_dump(mode="json", exclude={"save_steps"})
     chosen = run.settings("seed", "max_length", "too_long") | run.model_settings()
-    ranked_by = {"ranked_by": run.material.for_ranking.fingerprints["model"]}
+    ranked_by = {"ranked_by": fingerprint(run.config.ranking)}
     return chosen | run.material.fingerprints | ranked_by | {"rank": settings}
 
 
@@ -156,6 +160,7 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 material.decode,
             )
             scores = rankers.rank(job)
+    run.stop_requested = recorder.stop_requested
     run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))

@@ -81,6 +81,7 @@ class Recorder:
             say("rank: stopping after this step; once more to stop at once")
             self.stop_requested = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

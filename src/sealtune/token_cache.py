@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from sealtune import __version__
+from sealtune import data
 from sealtune.records import Drop, Encoded, Sample
 from sealtune.store import RunFolder
 
@@ -30,7 +33,8 @@ class TokenCache:
         found = self._read(place, key, samples)
         if found is None:
             found = make()
-            self._write(place, key, samples, *found)
+            with suppress(OSError):  # no room for them, or no permission: they are only made again
+                self._write(place, key, samples, *found)
         return found
 
     def _read(self, place: str, key: str, samples: Sequence[Sample]) -> Tokenised | None:
@@ -39,15 +43,15 @@ class TokenCache:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             if about["key"] != key:
                 return None
+            unusable = {int(i): (str(reason), str(detail)) for i, reason, detail in about["drops"]}
             # "c": pages are read as they are needed, and nothing that is written goes back to the file.
             tokens, mask, bounds = (np.load(folder / f"{array}.npy", mmap_mode="c") for array in ARRAYS)
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this version writes it
             return None
-        drops = [_drop(samples[i], reason, detail) for i, reason, detail in about["drops"]]
-        unusable = {i for i, _, _ in about["drops"]}
+        drops = [_drop(samples[i], *fault) for i, fault in unusable.items()]
         kept = [sample for i, sample in enumerate(samples) if i not in unusable]
         ids, sources = tuple(sample.id for sample in kept), tuple(sample.source for sample in kept)
-        return Encoded(ids, sources, tokens, mask, bounds), drops
+        return None if len(bounds) != len(ids) + 1 else (Encoded(ids, sources, tokens, mask, bounds), drops)
 
     def _write(self, place: str, key: str, samples: Sequence[Sample], encoded: Encoded, drops: Sequence[Drop]) -> None:
         index = {sample.id: i for i, sample in enumerate(samples)}
@@ -59,10 +63,19 @@ class TokenCache:
 
 
 def _key(about: str, samples: Sequence[Sample]) -> str:
-    digest = hashlib.blake2b(f"{__version__} {about}".encode(), digest_size=16)
+    digest = hashlib.blake2b(f"{_code()} {about}".encode(), digest_size=16)
     for sample in samples:
         turns = [(message.role, message.content) for message in sample.messages]
         digest.update(json.dumps([sample.id, turns]).encode("ascii"))
+    return digest.hexdigest()
+
+
+@cache
+def _code() -> str:
+    """A hash of the code that makes tokens: another version may make others."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(data.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -94,7 +94,8 @@ class Ranking:
         return wanted is not None and bool(self.agreement >= wanted)
 
     def _end_epoch(self) -> None:
-        if self.step > self.candidates.per_epoch:  # before the first epoch all rows are alike
+        # Before the first epoch all rows are alike.
+        if self.settings.stop_when_stable is not None and self.step > self.candidates.per_epoch:
             self.agreement = rank_correlation(self.doubt.before, self.selector.omega)
         self.doubt.end_epoch(self.selector.omega)
 

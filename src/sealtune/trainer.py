@@ -14,6 +14,7 @@ from trl import SFTTrainer
 
 from sealtune.adapters import LanguageModel
 from sealtune.losses import token_losses
+from sealtune.records import UserError
 
 
 class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
@@ -21,19 +22,34 @@ class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.halves = self._split()
+
+    def _split(self) -> LanguageModel | None:
+        """Body and head of the model, or None where TRL's own loss is to serve."""
         alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-        plain = alone and not self.aux_loss_enabled
-        self._halves = LanguageModel(self.model) if plain else None
+        # 4-bit weights: one forward pass in evaluation mode, as LanguageModel makes it, packs them for good into a form
+        # that no gradient passes.
+        if not alone or self.aux_loss_enabled or getattr(self.model, "is_loaded_in_4bit", False):
+            return None
+        try:
+            return LanguageModel(self.model)
+        except UserError:  # a family whose logits are more than head(body(tokens)); TRL knows some of them
+            return None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean loss per response token, in nats; ``num_items_in_batch`` counts those of all accumulated batches."""
-        if self._halves is None or return_outputs:
+        """Mean loss per response token, a scalar in nats, of ``input_ids`` and ``labels`` (B, T).
+
+        ``num_items_in_batch`` counts the response tokens of all accumulated batches. With ``return_outputs``, which
+        evaluation asks for, TRL's own loss and its outputs.
+        """
+        if self.halves is None or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels: Tensor = inputs["labels"][:, 1:]
         learned = labels != -100
         # Rows are padded on the right: under a causal model no real token sees the padding behind it.
-        hidden = self._halves.hidden(inputs["input_ids"])[:, :-1][learned]
-        total = token_losses(hidden, self._halves.head, labels[learned]).sum()
-        return total / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+        with self.accelerator.autocast():
+            hidden = self.halves.hidden(inputs["input_ids"])[:, :-1][learned]
+            total = token_losses(hidden, self.halves.head, labels[learned]).sum()
+        return total / (learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)

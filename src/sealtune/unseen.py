@@ -58,7 +58,7 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
 
 def _require_same_ranker(run: Run) -> None:
     then, now = run.folder.manifest()["stages"]["rank"]["inputs"], rank_inputs(run)
-    differing = [key for key in RANKED_WITH if then[key] != now[key]]
+    differing = [key for key in RANKED_WITH if then.get(key) != now[key]]
     if differing:
         raise UserError(f"score: {', '.join(differing)} changed since {run.folder.root} was ranked; rank again")
 
