@@ -13,7 +13,7 @@ from safetensors import safe_open
 from conftest import made_rows, write_jsonl
 from sealtune.config import build_config
 from sealtune.pipeline import STAGES, Run
-from sealtune.records import RunError, UserError
+from sealtune.records import RunError, StoppedError, UserError
 
 
 def run(values, *stages, **changes):
@@ -197,10 +197,14 @@ def test_the_shared_scorer_resumes_to_the_same_bits(project, monkeypatch, step):
     stop_and_resume(project, monkeypatch, step, 9)
 
 
-def test_ctrl_c_at_the_last_step_lets_it_finish(project, monkeypatch):
+def test_ctrl_c_at_the_last_step_lets_the_stage_finish_and_no_other_begin(project, monkeypatch, capsys):
     interrupt_at(10, monkeypatch)
-    run(project, "rank")
+    with pytest.raises(StoppedError, match="stopped after rank, which is finished"):
+        run(project, "rank", "select")
     assert len(scores()["id"]) == 20
+    assert not Path("out/select").exists()
+    run(project, "rank", "select")
+    assert "rank: finished before" in capsys.readouterr().err
 
 
 def test_starting_anew_keeps_the_old_checkpoint_until_there_is_another(project, monkeypatch):
