@@ -180,8 +180,9 @@ class EpochDoubt:
         part = omega - self.before
         part -= part.mean()  # what all rows have in common ranks none
         self.moved[0] += 1
-        self.moved[1] += part.square().sum()
-        self.moved[2] = (omega - omega.mean()).square().sum()
+        self.moved[1] += part.dot(part)
+        total = torch.sub(omega, omega.mean(), out=part)  # in the same memory: there may be many rows
+        self.moved[2] = total.dot(total)
         self.before.copy_(omega)
 
     def deviation(self) -> float:
