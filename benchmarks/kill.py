@@ -10,6 +10,7 @@ the start, until so many kills were survived.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -18,7 +19,19 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+
+PATIENCE = 300  # seconds for a run that nobody disturbs
+SLOW_TO_IMPORT = (
+    "sealtune.models",
+    "sealtune.adapters",
+    "sealtune.rankers",
+    "sealtune.train",
+    "peft",
+    "transformers.models.llama.modeling_llama",
+)
 
 
 def main() -> None:
@@ -30,9 +43,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     output = args.output and args.output.resolve()
+    given = args.model and args.model.resolve()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        report = survive(args.model or tiny_model(Path(folder, "model")), args.method, args.kills, args.seed)
+        report = survive(given or tiny_model(Path("model")), args.method, args.kills, args.seed)
     print(json.dumps(report, indent=2))
     if output:
         output.write_text(json.dumps(report, indent=2) + "\n")
@@ -72,51 +86,79 @@ def survive(model: Path, method: str, kills: int, seed: int) -> dict:
 
 
 def tiny_model(folder: Path) -> Path:
-    """Two layers of random weights, with the tokenizer of the quickstart's model."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Two layers of random weights, with the tokenizer of the quickstart's model; made by another process."""
 
-    from sealtune.config import build_config
-    from sealtune.models import load_tokenizer
+    def save() -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = load_tokenizer(build_config({"model_name_or_path": "smollm2-135m-instruct"}))
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
-    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        from sealtune.config import build_config
+        from sealtune.models import load_tokenizer
+
+        tokenizer = load_tokenizer(build_config({"model_name_or_path": "smollm2-135m-instruct"}))
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+        LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    if wait(fork(save)) != 0:
+        raise SystemExit("the model could not be made")
     return folder
 
 
 def start(model: Path, method: str, out: str) -> int:
-    """A forked process that ranks, going on from what is there; its id. Forked, since importing takes seconds."""
+    """A process that ranks, going on from what is there; its id."""
     from sealtune.config import build_config
     from sealtune.pipeline import Run
 
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+    def rank() -> None:
         sys.stderr = Path("said").open("a", encoding="utf-8")  # noqa: SIM115
         settings = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.01}
         config = {"model_name_or_path": str(model), "datasets": "candidates.jsonl", "safe_datasets": "safe.jsonl"}
         config |= {"dtype": "float32", "max_length": 64, "output_dir": out, "resume_from_checkpoint": True}
         Run(build_config(config | {"rank": settings | {"method": method}})).stage("rank")
+
+    return fork(rank)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """A process that does one thing; its id. Forked, since importing takes seconds.
+
+    This process itself must never compute anything with torch: its threads would not be there in the child, which would
+    wait for them for ever.
+    """
+    for module in SLOW_TO_IMPORT:
+        importlib.import_module(module)
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
 def wait(child: int, seconds: float | None = None) -> int | None:
-    """The exit status of a process, or None where it still runs after ``seconds``."""
-    end = time.perf_counter() + (seconds or 0)
-    while seconds is not None:
+    """The exit status of a process, or None where it still runs after ``seconds``.
+
+    Raises:
+        TimeoutError: no ``seconds`` were given, and it did not end within :data:`PATIENCE`.
+    """
+    end = time.perf_counter() + (PATIENCE if seconds is None else seconds)
+    while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             return status
         if time.perf_counter() >= end:
-            return None
+            break
         time.sleep(0.002)
-    return os.waitpid(child, 0)[1]
+    if seconds is None:
+        os.kill(child, signal.SIGKILL)
+        raise TimeoutError(f"a process did not end within {PATIENCE} seconds")
+    return None
 
 
 def write_rows(path: Path, n: int, chance: random.Random) -> None:

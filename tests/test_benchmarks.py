@@ -110,12 +110,10 @@ def test_transfer_tunes_one_model_on_what_another_ranked(tmp_path, tiny_folder):
 
 
 @pytest.mark.parametrize("method", ["seal", "shared"])
-def test_a_killed_ranking_loses_nothing(tmp_path, tiny_folder, monkeypatch, method):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.chdir(tmp_path)
-    import kill
-
-    report = kill.survive(tiny_folder, method, kills=5, seed=1)
+def test_a_killed_ranking_loses_nothing(tmp_path, tiny_folder, method):
+    words = ["--model", tiny_folder, "--method", method, "--kills", 5, "--seed", 1, "--output", tmp_path / "out.json"]
+    run_benchmark("kill.py", *words)
+    report = json.loads((tmp_path / "out.json").read_text())
     assert report["kills"] == 5
     assert report["runs_ended"] == report["runs_with_the_same_bytes"] >= 1
     assert report["went_on_from_a_checkpoint"] >= 1
