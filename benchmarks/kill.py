@@ -44,6 +44,9 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output and args.output.resolve()
     given = args.model and args.model.resolve()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for module in SLOW_TO_IMPORT:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         report = survive(given or tiny_model(Path("model")), args.method, args.kills, args.seed)
@@ -123,10 +126,8 @@ def fork(work: Callable[[], object]) -> int:
     """A process that does one thing; its id. Forked, since importing takes seconds.
 
     This process itself must never compute anything with torch: its threads would not be there in the child, which would
-    wait for them for ever.
+    wait for them for ever. One thread is enough for two layers.
     """
-    for module in SLOW_TO_IMPORT:
-        importlib.import_module(module)
     child = os.fork()
     if child:
         return child
