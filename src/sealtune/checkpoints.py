@@ -35,6 +35,8 @@ class Checkpoints:
         self, step: int, state: dict[str, Tensor], inputs: Mapping[str, Any], records: list[dict[str, Any]]
     ) -> None:
         """Write rank/checkpoint-<step>/: state, log so far, and what it was made from; the last two are kept."""
+        if not self.folder.keeps:
+            return
         from safetensors.torch import save_file
 
         with self.folder.whole_folder(f"rank/checkpoint-{step}") as scratch:
@@ -55,8 +57,9 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all: the ranking is finished."""
-        for folder in self.folders():
-            shutil.rmtree(folder)
+        if self.folder.keeps:
+            for folder in self.folders():
+                shutil.rmtree(folder)
 
     def read(self, which: bool | str, inputs: Mapping[str, Any]) -> Checkpoint | None:
         """The newest whole checkpoint (or the folder ``which``); None where there is none.

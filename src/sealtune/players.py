@@ -11,7 +11,7 @@ from torch import nn
 from sealtune.adapters import Player, full_players, lora_players
 from sealtune.data.batches import Batches
 from sealtune.models import compute_dtype
-from sealtune.train import Progress, require_finite
+from sealtune.train import Progress, batch_size, require_finite
 
 if TYPE_CHECKING:
     from sealtune.rankers import Job
@@ -30,7 +30,7 @@ def make_players(job: Job, names: Sequence[str]) -> dict[str, Player]:
 def safe_batches(job: Job) -> Batches:
     """The safe set in batches of ``safe_batch_size``, or as large as those of the candidates."""
     settings = job.config.rank
-    size = settings.safe_batch_size or settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    size = settings.safe_batch_size or batch_size(settings)
     return Batches(job.safe, min(size, len(job.safe)), job.config.seed, stream=1)
 
 

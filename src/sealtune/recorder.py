@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sealtune import processes
 from sealtune.checkpoints import Checkpoints
 from sealtune.console import Advance, say
 from sealtune.records import StoppedError
@@ -57,6 +58,7 @@ class Recorder:
         self.advance(record.step, total, record.rows, record.tokens, note)
         if record.step == total:  # nothing is left to stop: the scores are about to be written
             return
+        self.stop_requested = processes.agreed(self.stop_requested or 0) or None  # all stop after the same step
         if self.stop_requested or record.step % self.save_steps == 0:
             saved = self._save(record.step, state())
         if self.stop_requested:
@@ -67,8 +69,9 @@ class Recorder:
         """Write a checkpoint, unless the ranker has no state; those of an earlier start are no longer wanted then."""
         if not state:
             return False
-        for folder in self.left_over:
-            shutil.rmtree(folder)
+        if self.checkpoints.folder.keeps:
+            for folder in self.left_over:
+                shutil.rmtree(folder)
         self.left_over = []
         self.checkpoints.write(step, state, self.inputs, self.records)
         return True

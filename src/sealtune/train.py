@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sealtune import processes
 from sealtune.adapters import Player
 from sealtune.bilevel import NonFiniteLossError, Step, gamma_at, penalty_step
 from sealtune.config import RankConfig
@@ -53,7 +54,7 @@ class Ranking:
         settings: RankConfig,
         seed: int,
     ) -> None:
-        size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        size = batch_size(settings)
         self.candidates = Batches(candidates, size, seed, stream=0)
         # The two sets cycle independently: 20 safe rows serve 20,000 candidates.
         self.safe = Batches(safe, min(settings.safe_batch_size or size, len(safe)), seed, stream=1)
@@ -142,6 +143,7 @@ class Ranking:
             state |= {f"{name}.{k}": v for k, v in player.state().items()}
         return state | {
             "step": torch.tensor(self.step),
+            "batch_sizes": torch.tensor([self.candidates.size, self.safe.size]),
             "visits": self.visits,
             "last_loss": self.last_loss,
             "last_gap": self.last_gap,
@@ -151,8 +153,11 @@ class Ranking:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Take back what ``state`` gave; batches stay as large as they were, with more or fewer processes too."""
         self.step = int(state["step"])
+        candidates, safe = state["batch_sizes"].tolist()
+        self.candidates = Batches(self.candidates.encoded, candidates, self.seed, stream=0)
+        self.safe = Batches(self.safe.encoded, safe, self.seed, stream=1)
         self.visits, self.last_loss, self.last_gap = (
             state[name].clone() for name in ("visits", "last_loss", "last_gap")
         )
@@ -161,6 +166,11 @@ class Ranking:
         self.selector.load_state(under("selector.", state))
         for name, player in self.players.items():
             player.load_state(under(f"{name}.", state))
+
+
+def batch_size(settings: RankConfig) -> int:
+    """Candidates of one step, in all processes together."""
+    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes.count()
 
 
 class EpochDoubt:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sealtune import processes
 from sealtune.adapters import Player
 from sealtune.data.batches import longest_first
 from sealtune.players import learn_safe_set, make_players, safe_batches, set_dropout
@@ -23,7 +24,7 @@ def rank(job: Job) -> Scores:
     """Minus the gap; ``loss`` is the loss after tuning, ``gap`` that minus the loss before."""
     settings, n = job.config.rank, len(job.candidates)
     safe = safe_batches(job)
-    passes = 2 * -(-n // settings.per_device_train_batch_size)
+    passes = 2 * -(-n // (settings.per_device_train_batch_size * processes.count()))
     progress = Progress(job.on_step, passes + safe.per_epoch)
     player = make_players(job, ["theta"])["theta"]
     before = _losses(player, job.candidates, progress)
@@ -36,7 +37,7 @@ def _losses(player: Player, rows: Encoded, progress: Progress, before: FloatArra
     """l_i of all rows, (N,), under the player as it stands; ``before``, where given, is for the log alone."""
     set_dropout(player, on=False)  # the same row must have the same loss whenever it is asked
     losses = np.empty(len(rows))
-    for batch in longest_first(rows, player.micro_batch):
+    for batch in longest_first(rows, player.micro_batch * processes.count()):
         places = batch.rows.numpy()
         losses[places] = player.learn(batch, torch.zeros(len(places))).numpy()  # no weight: forward only
         require_finite(losses[places], batch)

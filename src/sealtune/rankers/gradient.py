@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sealtune import processes
 from sealtune.adapters import Player, lora_players
 from sealtune.data.batches import Batch
 from sealtune.rankers import Job
@@ -58,13 +59,22 @@ class Probe:
         gradients, losses = torch.empty(len(rows), WIDTH, dtype=torch.float64), np.empty(len(rows))
         for start in range(0, len(rows), self.size):
             batch = Batch(torch.arange(start, min(start + self.size, len(rows))), rows)
-            for place in batch.rows.tolist():
-                gradients[place], losses[place] = self._row(Batch(torch.tensor([place]), rows))
-            found = losses[batch.rows.numpy()]
+            gradients[batch.rows], found = self._rows(batch)
+            losses[batch.rows.numpy()] = found
             require_finite(found, batch)
             name = "safe_loss" if safe else "candidate_loss"
             self.progress.report(len(found), batch.token_count, **{name: float(found.mean())})
         return gradients, losses
+
+    def _rows(self, batch: Batch) -> tuple[Tensor, FloatArray]:
+        """Projected gradients (B, WIDTH) and losses (B,) of a batch, from all processes."""
+        gradients = torch.zeros(len(batch.rows), WIDTH, dtype=torch.float64)
+        losses = torch.zeros(len(batch.rows), dtype=torch.float64)
+        for place, counts in processes.shares(range(len(batch.rows))):
+            gradient, loss = self._row(Batch(batch.rows[place : place + 1], batch.encoded))
+            if counts:
+                gradients[place], losses[place] = gradient, loss
+        return processes.total(gradients), processes.total(losses).numpy()
 
     def _row(self, batch: Batch) -> tuple[Tensor, float]:
         (piece,) = batch.split(1)

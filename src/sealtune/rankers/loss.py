@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sealtune import processes
 from sealtune.adapters import data_set_losses
 from sealtune.data.batches import Batch
 from sealtune.rankers import Job
@@ -15,7 +16,7 @@ from sealtune.train import Progress, require_finite
 def rank(job: Job) -> Scores:
     """Minus the mean loss per response token. Raises RunError on a loss that is not finite."""
     n, size = len(job.candidates), job.config.rank.per_device_train_batch_size
-    progress = Progress(job.on_step, -(-n // size))
+    progress = Progress(job.on_step, -(-n // (size * processes.count())))
     loss = np.empty(n)
     for rows, losses in data_set_losses(job.load_model(False), job.candidates, size):
         batch = Batch(torch.from_numpy(rows), job.candidates)
