@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,14 @@ from sealtune import processes
 from sealtune.config import LoraBlock
 from sealtune.data.batches import Batch, Padded, longest_first
 from sealtune.losses import Head, row_losses
-from sealtune.records import Encoded, IntArray, UserError
+from sealtune.records import Encoded, IntArray, RunError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+MISSES = 3
+"""Steps in turn that may be left out because their gradient is not finite (a loss can be finite and its slope not)."""
 
 
 class LanguageModel:
@@ -77,6 +82,7 @@ class Player:
         self.max_grad_norm = settings.max_grad_norm
         self.activate = activate
         self.autocast = autocast
+        self.missed = 0
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -90,26 +96,48 @@ class Player:
         losses = torch.zeros(len(batch.rows), dtype=torch.float64)
         learns = bool(weights.any())
         for piece, counts in processes.shares(list(batch.split(self.share_of(len(batch.rows))))):
-            share = weights[piece.places] / len(batch.rows) * counts
-            with torch.set_grad_enabled(learns), self._precision():
-                part = self.model.losses(piece.tokens, piece.mask)
-            if learns:
-                (part * share.to(part)).sum().backward()  # type: ignore[no-untyped-call]
+            part = self._learn(piece, weights[piece.places] / len(batch.rows) * counts, learns=learns)
             if counts:
-                losses[piece.places] = part.detach().cpu().double()
+                losses[piece.places] = part.cpu().double()
         return processes.total(losses)
+
+    def _learn(self, piece: Padded, share: Tensor, *, learns: bool) -> Tensor:
+        """Losses (b,) of rows that fit the memory; rows whose loss is not finite are blanked and passed again, as they
+        would spoil the gradient of all.
+        """
+        with torch.set_grad_enabled(learns), self._precision():
+            losses = self.model.losses(piece.tokens, piece.mask)
+        told = losses.detach()
+        if not learns:
+            return told
+        fine = told.isfinite()
+        if _some_are_bad(fine):
+            rows = fine.cpu()[:, None]
+            with self._precision():
+                losses = self.model.losses(piece.tokens * rows, piece.mask & rows)
+        (losses * share.to(losses)).sum().backward()  # type: ignore[no-untyped-call]
+        return told
 
     def share_of(self, rows: int) -> int:
         """How many of these rows go through the model at once: a micro-batch, or less where all get some of them."""
         return min(self.micro_batch, -(-rows // processes.count()))
 
     def descend(self) -> None:
-        """One clipped AdamW step on what ``learn`` gathered, in all processes."""
+        """One clipped AdamW step on what ``learn`` gathered, in all processes; none where that is not finite.
+
+        Raises:
+            UserError: the first gradient is zero.
+            RunError: several gradients in turn are not finite.
+        """
         processes.add_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        if not self.optimizer.state and float(norm) == 0:  # once only: it waits for the device
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not self.optimizer.state and norm == 0:
             raise UserError("no gradient reaches the trained weights: these layers, or this base, cannot be trained")
-        self.optimizer.step()
+        self.missed = 0 if math.isfinite(norm) else self.missed + 1
+        if self.missed > MISSES:
+            raise RunError(f"ranking stopped: {self.missed} gradients in turn are not finite; lower rank.learning_rate")
+        if not self.missed:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -214,6 +242,12 @@ def output_head(model: PreTrainedModel) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
     return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def _some_are_bad(fine: Tensor) -> bool:
+    """Whether any of (b,) is false; with a sharded base, in any process, since all must make the same passes."""
+    bad = not bool(fine.all())
+    return bool(processes.agreed(bad)) if processes.shards_base() else bad
 
 
 def _blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -171,6 +171,8 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 material.decode,
             )
             scores = rankers.rank(job)
+    if scores.faults:
+        say(f"rank: the loss of {len(scores.faults)} rows is not finite; ranked last: {', '.join(scores.faults[:5])}")
     run.stop_requested = processes.agreed(recorder.stop_requested or 0) or None
     run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
     run.folder.write_selector(scores, settings.method, settings.weighting)
@@ -179,7 +181,8 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     recorder.checkpoints.remove()
     names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
     tokens = sum(record["tokens"] for record in recorder.records)
-    return Outcome([f"rank/{name}" for name in names], {"rows": len(scores), "tokens": tokens})
+    facts = {"rows": len(scores), "tokens": tokens, "not_finite": list(scores.faults)}
+    return Outcome([f"rank/{name}" for name in names], facts)
 
 
 # -- select ------------------------------------------------------------------------------------------------------------

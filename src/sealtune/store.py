@@ -146,7 +146,9 @@ class RunFolder:
             columns = pq.read_table(path, columns=list(SCORE_COLUMNS)).to_pydict()
         except (pa.ArrowException, OSError, KeyError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
-        numbers = {field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")}
+        numbers: dict[str, Any] = {
+            field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")
+        }
         doubt, margin = (_unless_nan(np.asarray(columns[field], np.float64)) for field in ("doubt", "margin"))
         return Scores(
             ids=tuple(columns["id"]),
