@@ -144,3 +144,13 @@ def test_generation_is_timed_beside_transformers_own(tmp_path, tiny_folder):
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report["tokens_per_second"]) == {"plain", "ours"}
     assert report["ours_over_plain"] > 0
+
+
+def test_processes_are_timed_beside_one(tmp_path, tiny_folder):
+    write_mixture(tmp_path)
+    rows = ["--data", tmp_path / "mixtures/a.jsonl", "--safe", tmp_path / "safe/mixed.jsonl"]
+    words = ["--model", tiny_folder, "--batch", 4, "--steps", 1, "--rounds", 1, "--output", tmp_path / "out.json"]
+    run_benchmark("processes.py", *rows, *words)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert set(report["tokens_per_second"]) == {"1", "2"}
+    assert report["speed_up"] == report["tokens_per_second"]["2"] / report["tokens_per_second"]["1"] > 0
