@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -13,7 +18,9 @@ from sealtune.finetune import train
 from sealtune.losses import token_losses
 from sealtune.material import Material
 from sealtune.models import load_model
-from sealtune.records import UserError
+from sealtune.pipeline import Run
+from sealtune.recorder import Safeguard
+from sealtune.records import StoppedError, UserError
 
 
 def tuned(config, trainer_class=None):
@@ -81,3 +88,59 @@ def test_where_the_model_does_not_split_trl_computes_the_loss(project, monkeypat
     project["tune"] = {"learning_rate": 0.01, "max_steps": 2}
     _, losses = tuned(build_config(project))
     assert len(losses) == 2
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------
+
+
+def stop_after(step, monkeypatch, number=signal.SIGINT):
+    """Send a signal as the step of this number ends, as a user's Ctrl-C would come."""
+    original = Safeguard.is_due
+
+    def is_due(self, at, total):
+        if at == step:
+            os.kill(os.getpid(), number)
+        return original(self, at, total)
+
+    monkeypatch.setattr(Safeguard, "is_due", is_due)
+
+
+def run_to_tune(config, **changes):
+    job = Run(build_config({**config, **changes}))
+    for stage in ("rank", "select", "tune"):
+        job.stage(stage)
+
+
+def made_by_tuning(folder):
+    """Weights as bytes; the log without what a clock measured."""
+    (weights,) = Path(folder, "tune").glob("*model.safetensors")
+    log = [json.loads(line) for line in Path(folder, "tune/log.jsonl").read_text().splitlines()]
+    return weights.read_bytes(), [{k: v for k, v in record.items() if not k.startswith("train_")} for record in log]
+
+
+SETTINGS = [
+    ({"lora_dropout": 0.3}, 4),  # the last step of the first epoch
+    ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}, 4),  # in the second epoch
+    ({"use_peft": False, "learning_rate": 0.001, "lr_scheduler_type": "constant"}, 5),
+    ({"max_steps": 7, "gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}, 5),
+]
+
+
+@pytest.mark.parametrize(("settings", "step"), SETTINGS)
+def test_a_tuning_that_was_stopped_goes_on_to_the_same_bytes(project, monkeypatch, settings, step):
+    tune = {"num_train_epochs": 2, "learning_rate": 0.01, "per_device_train_batch_size": 4, "logging_steps": 1}
+    project["rank"]["method"] = "random"
+    project["tune"] = tune | settings
+    run_to_tune(project, output_dir="whole")
+    with monkeypatch.context() as patch:
+        stop_after(step, patch)
+        with pytest.raises(
+            StoppedError, match=rf"tune: stopped after step {step} of \d+; .*resume_from_checkpoint=true"
+        ):
+            run_to_tune(project)
+    assert [p.name for p in Path("out/tuning").iterdir()] == [f"checkpoint-{step}"]
+    assert not Path("out/tune").exists()
+    run_to_tune(project, resume_from_checkpoint=True)
+    assert made_by_tuning("out") == made_by_tuning("whole")
+    assert not Path("out/tuning").exists()
+    assert not [p for p in Path("out").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
