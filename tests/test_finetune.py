@@ -143,3 +143,35 @@ def test_a_tuning_that_was_stopped_goes_on_to_the_same_bytes(project, monkeypatc
     assert made_by_tuning("out") == made_by_tuning("whole")
     assert not Path("out/tuning").exists()
     assert not [p for p in Path("out").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+def test_a_preempted_tuning_has_a_code_of_its_own_and_goes_on_from_what_is_whole(project, monkeypatch, capsys):
+    project["rank"]["method"] = "random"
+    project["tune"] |= {"num_train_epochs": 3, "per_device_train_batch_size": 4, "save_steps": 2}
+    with monkeypatch.context() as patch:
+        stop_after(5, patch, signal.SIGTERM)
+        with pytest.raises(StoppedError) as stopped:
+            run_to_tune(project)
+    assert stopped.value.code == 143
+    assert sorted(p.name for p in Path("out/tuning").iterdir()) == ["checkpoint-4", "checkpoint-5"]
+
+    with pytest.raises(UserError, match=r"was made with another tune.learning_rate, tune.lora_r;"):
+        changed = project["tune"] | {"learning_rate": 0.1, "lora_r": 8}
+        run_to_tune(project, tune=changed, resume_from_checkpoint=True)
+    with pytest.raises(UserError, match=r"another rows.select/dropped.jsonl, rows.select/kept.jsonl,"):
+        run_to_tune(project, select={"keep_ratio": 0.5}, resume_from_checkpoint=True)
+
+    Path("out/tuning/checkpoint-5/state.safetensors").write_bytes(b"torn")
+    run_to_tune(project, resume_from_checkpoint=True)
+    assert "tune: going on after step 4" in capsys.readouterr().err
+    run_to_tune(project, output_dir="whole")
+    assert made_by_tuning("out") == made_by_tuning("whole")
+
+
+def test_a_stop_at_the_last_step_lets_the_tuning_finish(project, monkeypatch):
+    project["rank"]["method"] = "random"
+    stop_after(2, monkeypatch)
+    with pytest.raises(StoppedError, match="stopped after tune, which is finished"):
+        run_to_tune(project)
+    assert Path("out/tune/adapter_model.safetensors").exists()
+    assert not Path("out/tuning").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,9 +104,19 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
 
 def _require_same_inputs(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     current = json.loads(json.dumps(now, default=plain))
-    differing = [name for name in sorted({*then, *current}) if then.get(name) != current.get(name)]
+    differing = list(_differing(then, current))
     if differing:
         raise UserError(
             f"{folder}: was made with another {', '.join(differing)}; give what it was made with, or start again in "
             "another output_dir or with resume_from_checkpoint=false"
         )
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], block: str = "") -> Iterator[str]:
+    """Names of the settings and files that are not the same, as in ``tune.learning_rate``."""
+    for name in sorted({*then, *now}):
+        before, after = then.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differing(before, after, f"{block}{name}.")
+        elif before != after:
+            yield block + name
