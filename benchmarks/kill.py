@@ -71,7 +71,7 @@ def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict
     assert wait(start(model, [stage], method, "whole")) == 0
     length = time.perf_counter() - started
     expected = Path("whole", MADE[stage]).read_bytes()
-    killed, ended, same = 0, 0, 0
+    killed, writing, ended, same = 0, 0, 0, 0
     while killed < kills:
         if not Path("out").exists():
             shutil.copytree("fresh", "out")
@@ -80,6 +80,7 @@ def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict
             os.kill(child, signal.SIGKILL)
             wait(child)
             killed += 1
+            writing += any(Path("out").rglob("*.part"))
             if killed < kills:
                 continue
             status = wait(start(model, [stage], method, "out"))  # the last one may end
@@ -91,6 +92,7 @@ def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict
         "stage": stage,
         "method": method,
         "kills": killed,
+        "killed_while_writing": writing,
         "went_on_from_a_checkpoint": Path("said").read_text(encoding="utf-8").count("going on after step"),
         "runs_ended": ended,
         "runs_with_the_same_bytes": same,
