@@ -17,7 +17,7 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
     ),
     "material": (["data", "adapters", "models"], ["sealtune.store", "sealtune.train", "sealtune.pipeline"]),
     "verbs": (
-        ["train", "players", "rankers", "evaluation", "selection", "examine", "finetune", "trainer"],
+        ["train", "players", "rankers", "evaluation", "selection", "examine", "finetune", "trainer", "resumable"],
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (

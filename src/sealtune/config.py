@@ -58,6 +58,7 @@ class LoraBlock(Block):
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     gradient_checkpointing: bool = False
+    save_steps: int = Field(500, ge=1, description="steps between two checkpoints")
 
 
 class RankConfig(LoraBlock):
@@ -81,7 +82,6 @@ class RankConfig(LoraBlock):
     stop_when_stable: float | None = Field(
         None, gt=0, le=1, description="seal: stop after an epoch whose ranking correlates so much with the one before"
     )
-    save_steps: int = Field(500, ge=1, description="steps between two checkpoints")
     max_not_finite: float = Field(
         0.01, ge=0, le=0.5, description="share of rows whose loss may be NaN or infinite; they are ranked last"
     )

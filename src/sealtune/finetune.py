@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTTrainer
 
+    from sealtune.checkpoints import Checkpoint
     from sealtune.console import Advance
+    from sealtune.recorder import Safeguard
 
 
 def train(
@@ -31,11 +33,16 @@ def train(
     config: Config,
     advance: Advance,
     trainer_class: type[SFTTrainer] | None = None,
+    safeguard: Safeguard | None = None,
+    resume: Checkpoint | None = None,
 ) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
     """The tuned model (a PeftModel where ``use_peft``) and the trainer's log; ``trainer_class`` for comparisons.
 
+    With ``safeguard`` it saves checkpoints and can be stopped; it goes on from ``resume``, if that is given.
+
     Raises:
         UserError: a setting that the trainer or peft refuses.
+        StoppedError: it was asked to stop, and saved a checkpoint.
         RunError: the loss became NaN or infinite.
     """
     from transformers import PrinterCallback
@@ -59,7 +66,10 @@ def train(
         except (ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"tune: {' '.join(str(error).split())}") from None
         trainer.remove_callback(PrinterCallback)  # our own progress says it
-        trainer.train()
+        if safeguard is None:
+            trainer.train()
+        else:
+            trainer.train_guarded(safeguard, resume)
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
     return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
@@ -182,6 +192,9 @@ def _reporter(advance: Advance, collator: _RememberingCollator) -> Any:
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seen, self.step = int(state.num_input_tokens_seen), state.global_step  # not 0 after a resume
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if not logs or "loss" not in logs:
                 return
@@ -195,7 +208,5 @@ def _reporter(advance: Advance, collator: _RememberingCollator) -> Any:
             rows = (state.global_step - self.step) * args.train_batch_size * args.gradient_accumulation_steps
             advance(state.global_step, state.max_steps, rows, tokens - self.seen, f"loss {loss:.3f}")
             self.seen, self.step = tokens, state.global_step
-
-        seen = step = 0
 
     return Reporter()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sealtune import __version__, processes
+from sealtune.checkpoints import Checkpoints
 from sealtune.config import Config
 from sealtune.console import say, track
 from sealtune.environment import git_revision, machine, measured, versions
@@ -68,6 +69,7 @@ class Run:
         with measured() as cost:
             outcome = stage.work(self, inputs)
         self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), about)
+        Checkpoints(self.folder, name).remove()
         say(f"{name}: finished in {cost['seconds']:.0f} s")
         if self.stop_requested:  # it came when the stage was as good as done
             raise StoppedError(f"stopped after {name}, which is finished; start again to go on", self.stop_requested)
@@ -167,7 +169,7 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 material.config,
                 lambda full: run.load_model(material.config, full=full),
                 recorder.on_step,
-                resume,
+                resume.state if resume else None,
                 material.decode,
             )
             scores = rankers.rank(job)
@@ -178,7 +180,6 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
     run.folder.write_jsonl("rank/log.jsonl", recorder.records)
-    recorder.checkpoints.remove()
     names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
     tokens = sum(record["tokens"] for record in recorder.records)
     facts = {"rows": len(scores), "tokens": tokens, "not_finite": list(scores.faults)}
@@ -236,7 +237,8 @@ def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator
 
 def tune_inputs(run: Run) -> dict[str, Any]:
     """The rows kept, the model and the settings of the trainer."""
-    settings = run.settings("seed", "max_length", "too_long", "tune") | run.model_settings()
+    tuning = {"tune": run.config.tune.model_dump(mode="json", exclude={"save_steps"})}
+    settings = run.settings("seed", "max_length", "too_long") | tuning | run.model_settings()
     mix = {"mix": [data_fingerprint(c) for c in run.config.select.mix]}
     return settings | run.material.fingerprints | mix | {"rows": run.folder.outputs_of("select")}
 
@@ -245,13 +247,18 @@ def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     """Fine-tune on the rows kept."""
     from sealtune.card import model_card
     from sealtune.finetune import save, train
+    from sealtune.recorder import Safeguard
 
     run.require_same_rows("tune")
     rows = _training_rows(run)
     settings = run.config.tune
+    # The trainer counts its steps in batches of all processes: as many must go on with them.
+    safeguard = Safeguard("tune", run.folder, {**inputs, "processes": processes.count()}, settings.save_steps)
+    resume = safeguard.resume(run.config.resume_from_checkpoint)
     model = run.load_model(full=not settings.use_peft)
-    with track("tune") as advance:
-        tuned, log = train(model, run.material.tokenizer, rows, run.config, advance)
+    with track("tune") as advance, safeguard.stopping():
+        tuned, log = train(model, run.material.tokenizer, rows, run.config, advance, safeguard=safeguard, resume=resume)
+    run.stop_requested = processes.agreed(safeguard.stop_requested or 0) or None
     with run.folder.whole_folder("tune") as scratch:
         save(tuned, run.material.tokenizer, run.config, scratch)
         (scratch / "README.md").write_text(model_card(run.config, run.folder.manifest(), len(rows)), encoding="utf-8")
@@ -364,7 +371,7 @@ def report(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 STAGES = {
     "rank": Stage(rank_inputs, rank, shared=True),
     "select": Stage(select_inputs, select),
-    "tune": Stage(tune_inputs, tune),
+    "tune": Stage(tune_inputs, tune, shared=True),
     "evaluate": Stage(evaluate_inputs, evaluate),
     "report": Stage(report_inputs, report),
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,6 +46,8 @@ class RunFolder:
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe."):
                 pass
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the right place, but no room in it
+                raise
             raise UserError(f"output_dir: {self.root} cannot be written to ({error.strerror}); name another") from None
         for part in (*self.root.glob(".*.part"), *self.root.glob("*/.*.part")):
             shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -91,9 +95,10 @@ class RunFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            yield scratch
-            _flush(scratch)
-            scratch.replace(target)
+            with _faults_of_the_disk(scratch, target):
+                yield scratch
+                _flush(scratch)
+                scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
 
@@ -108,10 +113,11 @@ class RunFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
         try:
-            yield scratch
-            for file in scratch.rglob("*"):
-                if file.is_file():
-                    _flush(file)
+            with _faults_of_the_disk(scratch, target):
+                yield scratch
+                for file in scratch.rglob("*"):
+                    if file.is_file():
+                        _flush(file)
             scratch.chmod(0o755)
             old = scratch.with_name(f"{scratch.name}.old.part")
             if target.exists():
@@ -305,6 +311,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+@contextlib.contextmanager
+def _faults_of_the_disk(scratch: Path, target: Path) -> Iterator[None]:
+    """Faults in writing ``scratch`` as OSErrors of ``target``; libraries in Rust tell them in words alone."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        elsewhere = str(getattr(error, "filename", None) or scratch)
+        if number is None or not elsewhere.startswith(str(scratch)):
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
 
 
 def _flush(path: Path) -> None:
