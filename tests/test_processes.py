@@ -1,5 +1,6 @@
 """Several processes rank as one does: the same rows, the same scores; and what happens when one of them dies."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from safetensors import safe_open
 
 import crew
 from conftest import made_rows, write_jsonl
@@ -142,6 +144,66 @@ def test_a_stop_reaches_all_after_the_same_step(rows):
     assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
     assert process.returncode != 0
     assert list((rows / "out/rank").glob("checkpoint-*"))
+
+
+def test_the_whole_pipeline_in_two_processes(rows):
+    settings = ["rank.num_train_epochs=1", "tune.num_train_epochs=2", "tune.learning_rate=0.02", "tune.save_steps=6"]
+    (rows / "ask.jsonl").write_text('{"prompt": "red"}\n')
+    prompts = json.dumps([{"path": str(rows / "ask.jsonl"), "kind": "harmful"}])
+    config, out = str(rows / "config.yaml"), f"output_dir={rows / 'out'}"
+    words = [config, out, *settings, f"evaluate.prompts={prompts}", "evaluate.max_new_tokens=2"]
+    process = torchrun("-m", "sealtune", "run", *words)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    manifest = json.loads((rows / "out/manifest.json").read_text())
+    assert list(manifest["stages"]) == ["rank", "select", "tune", "evaluate", "report"]
+    log = [json.loads(line) for line in (rows / "out/tune/log.jsonl").read_text().splitlines()]
+    assert len(log) == 2 * -(-120 // 16)  # eight rows a process and step
+    assert log[-1]["loss"] < log[0]["loss"] - 0.02
+    results = json.loads((rows / "out/evaluate/results.json").read_text())
+    before, after = (row["value"] for row in results if row["measure"] == "loss")
+    assert after < before
+    again = subprocess.run(
+        [sys.executable, "-m", "sealtune", "run", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert again.stderr.count("finished before from the same inputs; skipped") == 5
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_tuning_under_deepspeed(rows, stage):
+    words = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}"]
+    for verb in ("rank", "select"):
+        done = [sys.executable, "-m", "sealtune", verb, *words, "rank.method=random"]
+        subprocess.run(done, env=environment(), check=True, capture_output=True, timeout=100)
+    engine = {"zero_stage": stage, "zero3_init_flag": False, "zero3_save_16bit_model": stage == 3}
+    settings = {"distributed_type": "DEEPSPEED", "compute_environment": "LOCAL_MACHINE", "mixed_precision": "no"}
+    settings |= {"num_machines": 1, "machine_rank": 0, "num_processes": 2, "use_cpu": True, "deepspeed_config": engine}
+    (rows / "zero.yaml").write_text(json.dumps(settings))
+    tuning = ["rank.method=random", "tune.learning_rate=0.02", "tune.num_train_epochs=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "sealtune",
+        "tune",
+        *words,
+        *tuning,
+        "--accelerate_config",
+        str(rows / "zero.yaml"),
+    ]
+    variables = environment() | {"DS_ACCELERATOR": "cpu"}
+    del variables["ACCELERATE_USE_CPU"]  # or accelerate would leave DeepSpeed out
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    with safe_open(rows / "out/tune/adapter_model.safetensors", "pt") as file:
+        learned = [file.get_tensor(name) for name in file.keys() if "lora_B" in name]  # noqa: SIM118
+    assert all(weight.shape[0] > 0 and weight.abs().max() > 0 for weight in learned)
+    log = [json.loads(line) for line in (rows / "out/tune/log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"] - 0.02
 
 
 def test_a_users_fault_is_told_once(rows):

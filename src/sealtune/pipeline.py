@@ -259,6 +259,8 @@ def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     with track("tune") as advance, safeguard.stopping():
         tuned, log = train(model, run.material.tokenizer, rows, run.config, advance, safeguard=safeguard, resume=resume)
     run.stop_requested = processes.agreed(safeguard.stop_requested or 0) or None
+    if not processes.is_first():  # the weights are whole in the first
+        return Outcome([], {})
     with run.folder.whole_folder("tune") as scratch:
         save(tuned, run.material.tokenizer, run.config, scratch)
         (scratch / "README.md").write_text(model_card(run.config, run.folder.manifest(), len(rows)), encoding="utf-8")

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from sealtune.checkpoints import Checkpoint
+from sealtune.console import say
 
 if TYPE_CHECKING:
     from sealtune.recorder import Safeguard
@@ -35,6 +36,8 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         """Train, from ``resume`` on. Raises StoppedError where the safeguard was asked to stop."""
         self.safeguard, self.resumed = safeguard, resume
         self.add_callback(_Moments(self))
+        if self._is_spread:
+            say("tune: FSDP and DeepSpeed keep the optimizer in parts, so no checkpoints are saved")
         if resume is None:
             self.train()
             return
@@ -46,7 +49,14 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
 
     # -- what the trainer calls to save and to load ------------------------------------------------------------------
 
+    @property
+    def _is_spread(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._is_spread:
+            self.safeguard.save(Checkpoint(self.state.global_step, {}, []), self.state.max_steps)
+            return
         counters = dataclasses.asdict(self.state)
         records = counters.pop("log_history")
         optimizer = self.optimizer.state_dict()
