@@ -39,6 +39,8 @@ class Checkpoints:
 
     def write(self, found: Checkpoint, inputs: Mapping[str, Any]) -> None:
         """Write checkpoint-<step>/, with what it was made from; the last two are kept."""
+        if not self.folder.keeps:
+            return
         from safetensors.torch import save_file
 
         with self.folder.whole_folder(f"{self.place}/checkpoint-{found.step}") as scratch:
@@ -60,6 +62,8 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all: the stage is finished."""
+        if not self.folder.keeps:
+            return
         for folder in self.folders():
             shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # not there, or something else lies in it

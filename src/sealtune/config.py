@@ -82,6 +82,9 @@ class RankConfig(LoraBlock):
     stop_when_stable: float | None = Field(
         None, gt=0, le=1, description="seal: stop after an epoch whose ranking correlates so much with the one before"
     )
+    max_not_finite: float = Field(
+        0.01, ge=0, le=0.5, description="share of rows whose loss may be NaN or infinite; they are ranked last"
+    )
 
     @model_validator(mode="after")
     def _gamma_stays_below_one(self) -> RankConfig:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sealtune import __version__
+from sealtune import __version__, processes
 from sealtune.checkpoints import Checkpoints
 from sealtune.config import Config
 from sealtune.console import say, track
@@ -33,10 +33,11 @@ class Outcome(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """``inputs`` are all the things that the outcome depends on; ``work`` makes it."""
+    """``inputs`` are all the things that the outcome depends on; ``work`` makes it; ``shared``: by all processes."""
 
     inputs: Callable[[Run], dict[str, Any]]
     work: Callable[[Run, Mapping[str, Any]], Outcome]
+    shared: bool = False
 
 
 class Run:
@@ -44,16 +45,24 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.folder = RunFolder(config.output_dir)
+        self.folder = RunFolder(config.output_dir, keeps=processes.is_first())
         self.stop_requested: int | None = None
         self.material = Material(config, TokenCache(self.folder))
 
     def stage(self, name: str, *, force: bool = False) -> None:
         """Do one stage, unless it was finished from the same inputs and its files are as it left them."""
         stage = STAGES[name]
+        if stage.shared:
+            self._stage(name, stage, force=force)
+        elif processes.is_first():
+            with processes.alone():
+                self._stage(name, stage, force=force)
+        processes.wait()  # the next stage reads what this one wrote
+
+    def _stage(self, name: str, stage: Stage, *, force: bool) -> None:
         self.folder.prepare()
         inputs = stage.inputs(self)
-        if not force and self.folder.is_done(name, inputs):
+        if processes.agreed(not force and self.folder.is_done(name, inputs)):
             say(f"{name}: finished before from the same inputs; skipped")
             return
         about = self._about()
@@ -144,8 +153,10 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
     settings = run.config.rank
     rankers.check(settings.method)
-    material, candidates = run.material.for_ranking, run.material.ranked
-    drops, (safe, safe_drops) = run.material.candidates[1], material.safe
+    material = run.material.for_ranking
+    with processes.first_goes_first():  # it leaves the tokens to the others
+        candidates, drops = run.material.ranked, run.material.candidates[1]
+        safe, safe_drops = material.safe
     say(f"candidates: {_count(candidates, drops)}")
     say(f"safe set: {_count(safe, safe_drops)}")
     with track("rank") as advance:
@@ -162,14 +173,17 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 material.decode,
             )
             scores = rankers.rank(job)
-    run.stop_requested = recorder.stop_requested
+    if scores.faults:
+        say(f"rank: the loss of {len(scores.faults)} rows is not finite; ranked last: {', '.join(scores.faults[:5])}")
+    run.stop_requested = processes.agreed(recorder.stop_requested or 0) or None
     run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
     run.folder.write_jsonl("rank/log.jsonl", recorder.records)
     names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
     tokens = sum(record["tokens"] for record in recorder.records)
-    return Outcome([f"rank/{name}" for name in names], {"rows": len(scores), "tokens": tokens})
+    facts = {"rows": len(scores), "tokens": tokens, "not_finite": list(scores.faults)}
+    return Outcome([f"rank/{name}" for name in names], facts)
 
 
 # -- select ------------------------------------------------------------------------------------------------------------
@@ -354,7 +368,7 @@ def report(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
 
 STAGES = {
-    "rank": Stage(rank_inputs, rank),
+    "rank": Stage(rank_inputs, rank, shared=True),
     "select": Stage(select_inputs, select),
     "tune": Stage(tune_inputs, tune),
     "evaluate": Stage(evaluate_inputs, evaluate),

@@ -24,10 +24,14 @@ STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
 
 
 class RunFolder:
-    """The folder of a run: a folder a stage, and the manifest that tells what is in them."""
+    """The folder of a run: a folder a stage, and the manifest that tells what is in them.
 
-    def __init__(self, root: str | Path) -> None:
+    ``keeps`` is false in a process that only helps the first one: what it writes is thrown away.
+    """
+
+    def __init__(self, root: str | Path, *, keeps: bool = True) -> None:
         self.root = Path(root)
+        self.keeps = keeps
 
     def path(self, name: str) -> Path:
         """Where a file of the run lies."""
@@ -35,6 +39,8 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Make the folder, and sweep what a killed run left half written. Raises UserError where it cannot."""
+        if not self.keeps:
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe."):
@@ -81,6 +87,10 @@ class RunFolder:
     @contextlib.contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
         """A scratch path beside the target; it takes the target's name when the block ends well."""
+        if not self.keeps:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder, Path(name).name)
+            return
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -95,6 +105,10 @@ class RunFolder:
     @contextlib.contextmanager
     def whole_folder(self, name: str) -> Iterator[Path]:
         """A scratch folder beside the target; it takes the target's place when the block ends well."""
+        if not self.keeps:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+            return
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -138,7 +152,9 @@ class RunFolder:
             columns = pq.read_table(path, columns=list(SCORE_COLUMNS)).to_pydict()
         except (pa.ArrowException, OSError, KeyError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
-        numbers = {field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")}
+        numbers: dict[str, Any] = {
+            field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")
+        }
         doubt, margin = (_unless_nan(np.asarray(columns[field], np.float64)) for field in ("doubt", "margin"))
         return Scores(
             ids=tuple(columns["id"]),
@@ -212,6 +228,8 @@ class RunFolder:
         about: Mapping[str, Any],
     ) -> None:
         """Enter a finished stage into the manifest: inputs, hashes of its outputs, cost; ``about`` at the top."""
+        if not self.keeps:
+            return
         manifest = self.manifest() | dict(about)
         entry = {
             "inputs": inputs,
