@@ -23,6 +23,7 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 METHODS = {
     "seal": {"method": "seal", "algorithm": 1, "num_train_epochs": 2},
+    "split": {"method": "seal", "algorithm": 1, "num_train_epochs": 3, "shard_selector": True},
     "accumulated": {"method": "seal", "gradient_accumulation_steps": 3, "safe_batch_size": 1},
     "checkpointed": {"method": "seal", "algorithm": 1, "gradient_checkpointing": True},
     "seal_released": {"method": "seal_released", "num_train_epochs": 2},

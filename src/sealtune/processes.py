@@ -123,6 +123,41 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
 
 
+class Share:
+    """Rows 0 to n - 1 whose numbers this process keeps: all of them, or with ``split`` every ``count``-th."""
+
+    def __init__(self, n: int, *, split: bool = False) -> None:
+        self.n = n
+        self.every = count() if split else 1
+        self.first = index() if split else 0
+
+    def __len__(self) -> int:
+        return len(range(self.first, self.n, self.every))
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of these rows (B,) are kept here, as positions in ``rows`` and as places among those kept."""
+        if self.every == 1:
+            return rows.new_ones(len(rows)).cumsum(0) - 1, rows
+        mine = (rows % self.every == self.first).nonzero()[:, 0]
+        return mine, rows[mine] // self.every
+
+    def part(self, whole: Tensor) -> Tensor:
+        """A copy of what is kept here of numbers (N,) of all rows."""
+        return whole[self.first :: self.every].clone()
+
+    def whole(self, part: Tensor) -> Tensor:
+        """The numbers (N,) of all rows, from all processes. The only thing here that grows with N on the network."""
+        if self.every == 1:
+            return part
+        found = part.new_zeros(self.n)
+        found[self.first :: self.every] = part
+        return total(found)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the processes that keep a part."""
+        return value if self.every == 1 else total(value)
+
+
 def is_lost_partner(error: RuntimeError) -> bool:
     """Whether a sum failed because another process is gone."""
     from torch.distributed import DistError

@@ -33,6 +33,8 @@ class Safeguard:
         self.left_over: list[Path] = []
         self.stop_requested: int | None = None
         """Number of the signal that asked for it."""
+        self.stops_with = 0
+        """The same, once all processes know of it."""
 
     def resume(self, which: bool | str) -> Checkpoint | None:
         """The newest checkpoint; None where there is none or none is wanted."""
@@ -52,8 +54,8 @@ class Safeguard:
         """Whether to save after this step. Never after the last: nothing is left to stop, the outcome is written."""
         if step == total:
             return False
-        self.stop_requested = processes.agreed(self.stop_requested or 0) or None  # all stop after the same step
-        return self.stop_requested is not None or step % self.save_steps == 0
+        self.stops_with = processes.agreed(self.stop_requested or 0)  # all stop after the same step
+        return bool(self.stops_with) or step % self.save_steps == 0
 
     def save(self, checkpoint: Checkpoint, total: int) -> None:
         """Write a checkpoint, unless it has no state. Raises StoppedError where a stop was asked for."""
@@ -64,10 +66,10 @@ class Safeguard:
                     shutil.rmtree(folder)
             self.left_over = []
             self.checkpoints.write(checkpoint, self.inputs)
-        if self.stop_requested:
+        if self.stops_with:
             advice = "a checkpoint was saved; go on with resume_from_checkpoint=true" if saved else "nothing to resume"
             where = f"{self.stage}: stopped after step {checkpoint.step} of {total}"
-            raise StoppedError(f"{where}; {advice}", self.stop_requested)
+            raise StoppedError(f"{where}; {advice}", self.stops_with)
 
     @contextmanager
     def stopping(self) -> Iterator[None]:

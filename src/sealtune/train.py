@@ -65,11 +65,12 @@ class Ranking:
         self.step = 0
         self.faults = Faults(candidates, settings.max_not_finite)
         self.safe_faults = Faults(safe, settings.max_not_finite)
-        n = len(candidates)
+        self.share = selector.share
+        n = len(self.share)
         self.visits = torch.zeros(n, dtype=torch.int32)
         self.last_loss = torch.full((n,), torch.nan)
         self.last_gap = torch.full((n if "theta_hat" in players else 0,), torch.nan)
-        self.doubt = EpochDoubt(selector.omega)
+        self.doubt = EpochDoubt(selector.omega, self.share)
         self.agreement = torch.tensor(torch.nan, dtype=torch.float64)  # of the rankings of the last two epochs
 
     @property
@@ -99,7 +100,8 @@ class Ranking:
     def _end_epoch(self) -> None:
         # Before the first epoch all rows are alike.
         if self.settings.stop_when_stable is not None and self.step > self.candidates.per_epoch:
-            self.agreement = rank_correlation(self.doubt.before, self.selector.omega)
+            before, now = self.share.whole(self.doubt.before), self.selector.scores()
+            self.agreement = rank_correlation(before, now)
         self.doubt.end_epoch(self.selector.omega)
 
     def finish(self, on_step: OnStep, resume: dict[str, Tensor] | None = None) -> Scores:
@@ -108,15 +110,15 @@ class Ranking:
             self.load_state(resume)
         for record in self.run():
             on_step(record, self.total_steps, self.state)
-        encoded, n = self.candidates.encoded, len(self.visits)
+        encoded, n, whole = self.candidates.encoded, self.share.n, self.share.whole
         return Scores(
             ids=encoded.ids,
             source=encoded.source,
-            score=self.faults.strike(self.selector.omega).numpy(),
+            score=self.faults.strike(self.selector.scores()).numpy(),
             weight=self.selector.all_weights().numpy(),
-            loss=self.last_loss.double().numpy(),
-            gap=self.last_gap.double().numpy() if len(self.last_gap) else np.full(n, np.nan),
-            visits=self.visits.long().numpy(),
+            loss=whole(self.last_loss).double().numpy(),
+            gap=whole(self.last_gap).double().numpy() if "theta_hat" in self.players else np.full(n, np.nan),
+            visits=whole(self.visits).long().numpy(),
             doubt=np.full(n, self.doubt.deviation()),
         )
 
@@ -125,13 +127,13 @@ class Ranking:
         return penalty_step(self.players["theta"], self.players.get("theta_hat"), self.selector, batch, safe, gamma)
 
     def _remember(self, step: Step[Batch]) -> None:
-        rows = step.candidates.rows
+        mine, places = self.share.of(step.candidates.rows)
         self.faults.note(step.candidates, step.signal)
         self.safe_faults.note(step.safe, step.safe_losses)
-        self.visits[rows] += 1
-        self.last_loss[rows] = step.losses.float()
+        self.visits[places] += 1
+        self.last_loss[places] = step.losses[mine].float()
         if step.hat_losses is not None:
-            self.last_gap[rows] = step.signal.float()
+            self.last_gap[places] = step.signal[mine].float()
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs to go on bit for bit."""
@@ -141,11 +143,11 @@ class Ranking:
         return state | {
             "step": torch.tensor(self.step),
             "batch_sizes": torch.tensor([self.candidates.size, self.safe.size]),
-            "visits": self.visits,
-            "last_loss": self.last_loss,
-            "last_gap": self.last_gap,
+            "visits": self.share.whole(self.visits),
+            "last_loss": self.share.whole(self.last_loss),
+            "last_gap": self.share.whole(self.last_gap) if "theta_hat" in self.players else self.last_gap,
             "doubt": self.doubt.moved,
-            "omega_before": self.doubt.before,
+            "omega_before": self.share.whole(self.doubt.before),
             "agreement": self.agreement,
             "faults": self.faults.tensor(),
             "safe_faults": self.safe_faults.tensor(),
@@ -158,9 +160,9 @@ class Ranking:
         self.candidates = Batches(self.candidates.encoded, candidates, self.seed, stream=0)
         self.safe = Batches(self.safe.encoded, safe, self.seed, stream=1)
         self.visits, self.last_loss, self.last_gap = (
-            state[name].clone() for name in ("visits", "last_loss", "last_gap")
+            self.share.part(state[name]) for name in ("visits", "last_loss", "last_gap")
         )
-        self.doubt.moved, self.doubt.before = state["doubt"].clone(), state["omega_before"].clone()
+        self.doubt.moved, self.doubt.before = state["doubt"].clone(), self.share.part(state["omega_before"])
         self.agreement = state["agreement"]
         self.faults.rows = set(state["faults"].tolist())
         self.safe_faults.rows = set(state["safe_faults"].tolist())
@@ -182,26 +184,30 @@ class EpochDoubt:
     kept, not those of every epoch, so that memory does not grow with the epochs.
     """
 
-    def __init__(self, omega: Tensor) -> None:
+    def __init__(self, omega: Tensor, share: processes.Share) -> None:
+        self.share = share
         self.before = omega.clone()
         self.moved = torch.zeros(3, dtype=torch.float64)  # epochs; sums over rows of squared parts, of squared totals
 
     def end_epoch(self, omega: Tensor) -> None:
-        """Take note of the logits (N,) at the end of an epoch. All rows start alike."""
+        """Take note of the logits kept here at the end of an epoch. All rows start alike."""
         part = omega - self.before
-        part -= part.mean()  # what all rows have in common ranks none
+        part -= self._mean(part)  # what all rows have in common ranks none
         self.moved[0] += 1
-        self.moved[1] += part.dot(part)
-        total = torch.sub(omega, omega.mean(), out=part)  # in the same memory: there may be many rows
-        self.moved[2] = total.dot(total)
+        self.moved[1] += self.share.sum(part.dot(part))
+        total = torch.sub(omega, self._mean(omega), out=part)  # in the same memory: there may be many rows
+        self.moved[2] = self.share.sum(total.dot(total))
         self.before.copy_(omega)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return self.share.sum(values.sum()) / self.share.n
 
     def deviation(self) -> float:
         """sqrt(E * mean over rows of the variance of their E parts)."""
         epochs, parts, totals = self.moved.tolist()
         if epochs < 2:
             return float("nan")
-        variance = max(parts - totals / epochs, 0.0) / (epochs - 1) / len(self.before)
+        variance = max(parts - totals / epochs, 0.0) / (epochs - 1) / self.share.n
         return float((variance * epochs) ** 0.5)
 
 
