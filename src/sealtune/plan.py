@@ -1,0 +1,237 @@
+"""What ranking takes on each engine and at each number of rows, what gives way first, and the knob to turn.
+
+For ``sealtune env --plan`` and for the tables of docs/scale.md, which derives the formulas and says what was checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from sealtune.config import Config
+from sealtune.memory import ROW, Engine, base_bytes, rank_bytes, states_bytes, weight_size
+from sealtune.needs import Gpu
+from sealtune.operations import Amounts, batch_size, players, rank_operations, rank_work, trained
+from sealtune.shapes import KNOWN, Shape
+
+PAIR = 16
+"""Bytes of what the selector needs of a row: its number and its gap, 8 each."""
+TOKEN = 5
+"""Bytes of a token on disk: its number, and whether it is learned."""
+NODE, NODE_LINK, HOST, DISK = 8, 50e9, 1e12, 1e12
+"""Assumed of a machine: GPUs, bytes a second from one of them to another machine, bytes of memory and of fast disk."""
+WEEK = 8 * 7 * 24
+"""GPU hours from which a smaller model should rank: a machine for a week."""
+SHARD_FROM = 10**8
+"""Candidates from which the selector should be spread over the processes."""
+PROXY = "meta-llama/Llama-3.2-1B-Instruct"
+SIZES = [10**power for power in range(5, 10)]
+
+
+class Network(NamedTuple):
+    """Bytes that one GPU receives: in a step, or in a whole ranking."""
+
+    pairs: float
+    gradients: float
+    weights: float
+
+
+class Limit(NamedTuple):
+    """What gives way, and what to do."""
+
+    what: str
+    knob: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that ranks, its config, what there is to rank, and the GPUs."""
+
+    shape: Shape
+    config: Config
+    amounts: Amounts
+    gpu: Gpu
+    gpus: int = NODE
+
+    def engines(self) -> Iterator[tuple[str, Case, Engine]]:
+        """(name, the case, the engine) of each way to run it."""
+        yield "single_gpu", self, Engine()
+        yield "single_gpu, load_in_4bit", self.with_config(load_in_4bit=True), Engine()
+        for name in ("multi_gpu", "zero2", "fsdp2", "zero3"):
+            yield name, self, Engine(name, self.gpus)
+
+    def with_config(self, **changes: object) -> Case:
+        """The same with another setting of the config, or of ``rank``."""
+        own = {key: value for key, value in changes.items() if key in Config.model_fields}
+        rank = self.config.rank.model_copy(update={k: v for k, v in changes.items() if k not in own})
+        return replace(self, config=self.config.model_copy(update={**own, "rank": rank}))
+
+    def with_rows(self, rows: int) -> Case:
+        """The same with so many candidates."""
+        return replace(self, amounts=self.amounts._replace(rows=rows))
+
+    def memory(self, engine: Engine) -> float:
+        """Bytes on each GPU."""
+        return rank_bytes(self.shape, self.config, engine)
+
+    def gpu_hours(self) -> float:
+        """Of all GPUs together, where none waits for the network."""
+        return rank_operations(self.shape, self.config, self.amounts) / self.gpu.speed / 3600
+
+    def hours(self, engine: Engine) -> float:
+        """From beginning to end: products, or the network where that takes longer (it works beside them)."""
+        return max(self.gpu_hours() / engine.gpus, self.network_hours(engine))
+
+    def network_hours(self, engine: Engine) -> float:
+        """Of gathering the weights in every pass of a micro-batch; the rest is small beside it."""
+        passes = sum(rank_work(self.config, self.amounts)) / self.config.rank.per_device_train_batch_size / engine.gpus
+        link = self.gpu.link if engine.gpus <= NODE else NODE_LINK
+        return passes * _gathered(self, engine) / link / 3600
+
+    def network(self, engine: Engine) -> Network:
+        """Of a step in which the players learn: from candidates and as many safe rows, or from safe rows alone."""
+        others, settings = (engine.gpus - 1) / engine.gpus, self.config.rank
+        seal = settings.method.startswith("seal")
+        passes = 2 * settings.gradient_accumulation_steps * (1 + (players(settings) if seal else 0))
+        learn = players(settings) * trained(self.shape, settings)
+        pairs = PAIR * batch_size(settings) * engine.gpus * others if seal else 0.0
+        return Network(pairs, 2 * others * 4.0 * learn, passes * _gathered(self, engine))
+
+    def host_bytes(self) -> float:
+        """Memory of each process for what grows with the rows, ids and tokens apart."""
+        return ROW * self.amounts.rows + states_bytes(self.shape, self.config, self.amounts.rows)
+
+    def disk_bytes(self) -> float:
+        """The rows as tokens."""
+        return TOKEN * self.amounts.tokens * self.amounts.rows
+
+
+def _gathered(case: Case, engine: Engine) -> float:
+    """Bytes of weights that a GPU fetches from the others for one pass."""
+    if not engine.spreads_base:
+        return 0.0
+    size = case.shape.parameters * weight_size(case.config)
+    whole = base_bytes(case.shape, case.config) if case.config.rank.use_peft else size
+    return whole * (engine.gpus - 1) / engine.gpus
+
+
+# -- what gives way ----------------------------------------------------------------------------------------------------
+
+
+def limits(case: Case) -> list[Limit]:
+    """What does not fit or takes too long, in the order in which one meets it."""
+    found = [_gpu_memory(case), _states(case), _hours(case), _disk(case), _selector(case), _network(case)]
+    return [limit for limit in found if limit]
+
+
+def _gpu_memory(case: Case) -> Limit | None:
+    """The first of the remedies, each on top of those before it, with which it fits."""
+    need = case.memory(Engine())
+    if need <= case.gpu.memory:
+        return None
+    remedies: list[tuple[str, dict[str, object]]] = [
+        ("rank.gradient_checkpointing=true", {"gradient_checkpointing": True}),
+        ("rank.per_device_train_batch_size=1 and more accumulation", {"per_device_train_batch_size": 1}),
+        ("load_in_4bit=true", {"load_in_4bit": True}),
+    ]
+    turned: list[str] = []
+    what = f"{size(need)} on one GPU of {size(case.gpu.memory)}"
+    spread = case.memory(Engine("fsdp2", case.gpus))
+    if spread <= case.gpu.memory:
+        return Limit(what, f"fsdp2 or zero3 on {case.gpus} GPUs ({size(spread)} each)")
+    for name, change in remedies:
+        case = case.with_config(**change)
+        turned.append(name)
+        for engine in (Engine(), Engine("fsdp2", case.gpus)):
+            if case.memory(engine) <= case.gpu.memory:
+                return Limit(what, f"{', '.join(turned)} on {engine.name} ({size(case.memory(engine))})")
+    return Limit(what, f"{', '.join(turned)} and a lower max_length, or more GPUs, or a smaller model that ranks")
+
+
+def _states(case: Case) -> Limit | None:
+    states = states_bytes(case.shape, case.config, case.amounts.rows)
+    if states <= HOST / 4:
+        return None
+    sample = int(HOST / 4 / (8 * case.shape.hidden))
+    what = f"{size(states)} of hidden states in memory"
+    return Limit(what, f"rank a sample of at most {sample:,} rows, `sealtune score` the rest in files of that size")
+
+
+def _hours(case: Case) -> Limit | None:
+    hours = case.gpu_hours()
+    small = KNOWN[PROXY]
+    if hours <= WEEK or small.parameters > case.shape.parameters / 4:
+        return None
+    cheaper = replace(case, shape=small).gpu_hours()
+    what = f"{hours:,.0f} GPU hours"
+    return Limit(what, f"rank.model_name_or_path={PROXY} ({cheaper:,.0f} GPU hours), or a lower max_length")
+
+
+def _disk(case: Case) -> Limit | None:
+    tokens = case.disk_bytes()
+    return Limit(f"{size(tokens)} of tokens", "a larger disk, or a lower max_length") if tokens > DISK else None
+
+
+def _selector(case: Case) -> Limit | None:
+    on_host = ROW * case.amounts.rows
+    if case.amounts.rows <= SHARD_FROM and on_host * min(case.gpus, NODE) <= HOST / 4:
+        return None
+    what = f"{size(on_host)} of selector in each of {min(case.gpus, NODE)} processes of a machine"
+    return Limit(what, "the selector spread over the processes (rows owned by rank)")
+
+
+def _network(case: Case) -> Limit | None:
+    if case.memory(Engine()) <= case.gpu.memory:
+        return None  # no need to spread the weights
+    engine = Engine("fsdp2", case.gpus)
+    waits = case.network_hours(engine) / max(case.gpu_hours() / case.gpus, 1e-12)
+    what = f"gathering the weights takes {waits:.1f} times as long as computing"
+    return Limit(what, "a larger rank.per_device_train_batch_size") if waits > 1 else None
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def engine_table(case: Case) -> list[list[str]]:
+    """A line an engine: memory of a GPU, whether it fits, network of a step, hours."""
+    table = [["engine", "GPUs", "memory a GPU", "fits", "network a step", "hours"]]
+    for name, one, engine in case.engines():
+        need = one.memory(engine)
+        fits = "yes" if need <= case.gpu.memory else "no"
+        row = [name, str(engine.gpus), size(need), fits, size(sum(one.network(engine)))]
+        table.append([*row, f"{one.hours(engine):,.1f}"])
+    return table
+
+
+def rows_table(case: Case, sizes: Sequence[int] = SIZES) -> list[list[str]]:
+    """A line a number of rows: operations, GPU hours, host memory of a process, tokens on disk."""
+    table = [["rows", "operations", "GPU hours", "memory a process", "tokens on disk"]]
+    for rows in sizes:
+        one = case.with_rows(rows)
+        work = rank_operations(one.shape, one.config, one.amounts)
+        row = [f"{rows:,}", f"{work:.1e}", f"{one.gpu_hours():,.1f}", size(one.host_bytes())]
+        table.append([*row, size(one.disk_bytes())])
+    return table
+
+
+def lines(case: Case) -> list[str]:
+    """The plan of a case, for people."""
+    told = f"plan of ranking: {case.config.rank.method}, {case.shape.parameters / 1e9:.2f} billion parameters"
+    head = f"{told}, {case.amounts.rows:,} rows of {case.amounts.tokens:.0f} tokens, {case.gpu.name}"
+    found = [f"  {limit.what}: {limit.knob}" for limit in limits(case)] or ["  nothing at this size"]
+    return [head, *_aligned(engine_table(case)), "", *_aligned(rows_table(case)), "", "what gives way first:", *found]
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of a thousand."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
