@@ -14,9 +14,11 @@ FOUR_BIT = 0.52
 """Bytes of a 4-bit weight, with 4 % of scales (double quantisation)."""
 ZERO3_LIVE = 1e9
 """Weights that ZeRO-3 may hold whole at once (DeepSpeed's default of ``stage3_max_live_parameters``)."""
-ROW = 60
-"""Host bytes a candidate in each process, beyond its id and tokens: 36 that stay (logit, logit before, place in the
-shuffle, visits, last loss, last gap) and three passing vectors of 8 at an epoch's ends."""
+SELECTOR = 60
+"""Host bytes a candidate of ``seal`` in each process: 36 that stay (logit, logit before, place in the shuffle, visits,
+last loss, last gap) and three passing vectors of 8 at an epoch's ends (benchmarks/results/scale.json)."""
+SCORES = 40
+"""Host bytes a candidate of other methods: five columns of scores."""
 
 
 class Engine(NamedTuple):
@@ -142,6 +144,8 @@ def ask_bytes(shape: Shape, config: Config) -> float:
     return base_bytes(shape, config) + cache + OVERHEAD
 
 
-def states_bytes(shape: Shape, config: Config, rows: float) -> float:
-    """Host bytes of the two mean hidden states of each row that ``shared`` keeps, in float32."""
-    return 8.0 * shape.hidden * rows if config.rank.method == "shared" else 0.0
+def row_bytes(shape: Shape, config: Config) -> int:
+    """Host bytes a candidate, beyond its id and tokens; ``shared`` keeps two mean hidden states in float32."""
+    if config.rank.method in ("seal", "seal_released"):
+        return SELECTOR
+    return SCORES + (8 * shape.hidden if config.rank.method == "shared" else 0)

@@ -5,12 +5,13 @@ For ``sealtune env --plan`` and for the tables of docs/scale.md, which derives t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sealtune.config import Config
-from sealtune.memory import ROW, Engine, base_bytes, rank_bytes, states_bytes, weight_size
+from sealtune.memory import SELECTOR, Engine, base_bytes, rank_bytes, row_bytes, weight_size
 from sealtune.needs import Gpu
 from sealtune.operations import Amounts, batch_size, players, rank_operations, rank_work, trained
 from sealtune.shapes import KNOWN, Shape
@@ -23,8 +24,6 @@ NODE, NODE_LINK, HOST, DISK = 8, 50e9, 1e12, 1e12
 """Assumed of a machine: GPUs, bytes a second from one of them to another machine, bytes of memory and of fast disk."""
 WEEK = 8 * 7 * 24
 """GPU hours from which a smaller model should rank: a machine for a week."""
-SHARD_FROM = 10**8
-"""Candidates from which the selector should be spread over the processes."""
 PROXY = "meta-llama/Llama-3.2-1B-Instruct"
 SIZES = [10**power for power in range(5, 10)]
 
@@ -100,7 +99,7 @@ class Case:
 
     def host_bytes(self) -> float:
         """Memory of each process for what grows with the rows, ids and tokens apart."""
-        return ROW * self.amounts.rows + states_bytes(self.shape, self.config, self.amounts.rows)
+        return float(row_bytes(self.shape, self.config) * self.amounts.rows)
 
     def disk_bytes(self) -> float:
         """The rows as tokens."""
@@ -150,22 +149,23 @@ def _gpu_memory(case: Case) -> Limit | None:
 
 
 def _states(case: Case) -> Limit | None:
-    states = states_bytes(case.shape, case.config, case.amounts.rows)
-    if states <= HOST / 4:
+    states = case.host_bytes()
+    if case.config.rank.method != "shared" or states <= HOST / 4:
         return None
-    sample = int(HOST / 4 / (8 * case.shape.hidden))
-    what = f"{size(states)} of hidden states in memory"
-    return Limit(what, f"rank a sample of at most {sample:,} rows, `sealtune score` the rest in files of that size")
+    sample = 10 ** int(math.log10(HOST / 4 / row_bytes(case.shape, case.config)))
+    knob = f"rank a sample of {sample:,} rows, `sealtune score` the rest in files of that many"
+    return Limit(f"{size(states)} of hidden states in memory", knob)
 
 
 def _hours(case: Case) -> Limit | None:
+    """Cheaper ways, each by itself."""
     hours = case.gpu_hours()
-    small = KNOWN[PROXY]
-    if hours <= WEEK or small.parameters > case.shape.parameters / 4:
-        return None
-    cheaper = replace(case, shape=small).gpu_hours()
-    what = f"{hours:,.0f} GPU hours"
-    return Limit(what, f"rank.model_name_or_path={PROXY} ({cheaper:,.0f} GPU hours), or a lower max_length")
+    ways = {"rank.method=shared": case.with_config(method="shared")}
+    if KNOWN[PROXY].parameters < case.shape.parameters / 4:
+        ways = {f"rank.model_name_or_path={PROXY}": replace(case, shape=KNOWN[PROXY])} | ways
+    found = {name: other.gpu_hours() for name, other in ways.items()}
+    knobs = [f"{name} ({cost:,.0f})" for name, cost in found.items() if cost < hours / 2]
+    return Limit(f"{hours:,.0f} GPU hours", "; ".join([*knobs, "a lower max_length"])) if hours > WEEK else None
 
 
 def _disk(case: Case) -> Limit | None:
@@ -174,10 +174,10 @@ def _disk(case: Case) -> Limit | None:
 
 
 def _selector(case: Case) -> Limit | None:
-    on_host = ROW * case.amounts.rows
-    if case.amounts.rows <= SHARD_FROM and on_host * min(case.gpus, NODE) <= HOST / 4:
+    on_host, processes = case.host_bytes(), min(case.gpus, NODE)
+    if row_bytes(case.shape, case.config) != SELECTOR or on_host * processes <= HOST / 4:
         return None
-    what = f"{size(on_host)} of selector in each of {min(case.gpus, NODE)} processes of a machine"
+    what = f"{size(on_host)} of selector in each of {processes} processes of a machine"
     return Limit(what, "the selector spread over the processes (rows owned by rank)")
 
 
