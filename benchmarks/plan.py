@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from sealtune.config import Config, build_config
@@ -22,11 +24,11 @@ from sealtune.shapes import KNOWN, Shape
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs/scale.md", ROOT / "benchmarks/results"
 MODELS = {"8B": "meta-llama/Meta-Llama-3-8B-Instruct", "70B": "meta-llama/Meta-Llama-3-70B-Instruct"}
-SMALL = Shape(4, 256, 768, 4, 2, 8192, 64)
+SMALL = Shape(8, 512, 1536, 8, 4, 2048, 64)
 COUNTED: dict[str, tuple[Shape, dict, dict]] = {
-    "4 layers of 256, for real": (SMALL, {"batch": 4, "length": 128}, {}),
-    "the same, checkpointing": (SMALL, {"batch": 4, "length": 128}, {"gradient_checkpointing": True}),
-    "the same, trained whole": (SMALL, {"batch": 4, "length": 128}, {"use_peft": False}),
+    "8 layers of 512, for real": (SMALL, {"batch": 4, "length": 256}, {}),
+    "the same, checkpointing": (SMALL, {"batch": 4, "length": 256}, {"gradient_checkpointing": True}),
+    "the same, trained whole": (SMALL, {"batch": 4, "length": 256}, {"use_peft": False}),
     "8B": (KNOWN[MODELS["8B"]], {"batch": 4, "length": 512}, {}),
     "8B, checkpointing": (KNOWN[MODELS["8B"]], {"batch": 4, "length": 2048}, {"gradient_checkpointing": True}),
     "8B, adapters everywhere": (
@@ -44,9 +46,15 @@ def main() -> None:
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--output", type=Path, default=RESULTS / "plan.json")
+    parser.add_argument("--bytes-a-row", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.bytes_a_row:
+        print(bytes_a_row())
+        return
     if args.count:
-        report = {"command": " ".join(["python", *sys.argv]), "counted": counted(), **about()}
+        report = {"command": " ".join(["python", *sys.argv]), "counted": counted()}
+        apart = [sys.executable, __file__, "--bytes-a-row"]  # a fresh process has no memory to use again
+        report |= {"bytes_a_row": float(subprocess.check_output(apart, text=True).split()[-1]), **about()}
         args.output.write_text(json.dumps(report, indent=2) + "\n")
     if args.write:
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
@@ -76,6 +84,38 @@ def counted() -> dict[str, dict[str, float]]:
         found[name] = {"operations_per_token": operations, "bytes": held}
         print(name, found[name], file=sys.stderr, flush=True)
     return found
+
+
+def bytes_a_row(n: int = 2_000_000) -> float:
+    """What a process holds at most of each of n candidates of `seal`, from the first step to the outcome."""
+    import torch
+    from scale import mapped_rows, most_memory, own_memory
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sealtune.adapters import lora_players
+    from sealtune.config import RankConfig
+    from sealtune.players import PLAYERS
+    from sealtune.rankers.seal import make_selector
+    from sealtune.train import Ranking
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 300}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    settings = RankConfig(per_device_train_batch_size=8, algorithm=1)
+    held = 0.0
+    for rows in (1000, n):  # the first for what comes once
+        torch.manual_seed(0)
+        players = lora_players(LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval(), settings, PLAYERS[1], seed=0)
+        with tempfile.TemporaryDirectory() as folder:
+            candidates, safe = mapped_rows(Path(folder, "candidates"), rows), mapped_rows(Path(folder, "safe"), 64)
+            before = own_memory()
+            with most_memory() as memory:
+                ranking = Ranking(candidates, safe, players, make_selector(rows, settings), settings, seed=0)
+                next(ranking.run())
+                ranking.step = ranking.total_steps
+                ranking.finish(lambda *_: None)
+            held = (memory["bytes"] - before) / rows
+            del ranking
+    return held
 
 
 def predicted(name: str) -> tuple[float, float]:
@@ -149,18 +189,16 @@ def engines_table() -> str:
     variants = [{}, {"gradient_checkpointing": False}, {"algorithm": 1}, {"use_peft": False}]
     for gpus in (8, 64):
         cases = [case("8B", gpus, **variant) for variant in variants] + [case("70B", gpus)]
-        for ways in zip(*(one.engines() for one in cases), strict=True):
-            name, _, engine = ways[0]
-            if engine.gpus == 1 and gpus == 64:
-                continue
-            whole = [not one.config.rank.use_peft and one.config.load_in_4bit for _, one, _ in ways]
-            cells = ["-" if no else size(one.memory(engine)) for (_, one, _), no in zip(ways, whole, strict=True)]
-            table.append([f"`{name}`", str(engine.gpus), *cells])
+        memory = [{(name, engine.gpus): one.memory(engine) for name, one, engine in c.engines()} for c in cases]
+        for name, count in memory[0]:
+            if count == gpus or gpus == 8:
+                cells = [size(found[name, count]) if (name, count) in found else "-" for found in memory]
+                table.append([f"`{name}`", str(count), *cells])
     return markdown(table)
 
 
 def network_table() -> str:
-    table = [["model", "engine", "GPUs", "pairs", "gradients", "weights", "gathering over computing"]]
+    table = [["model", "engine", "GPUs", "losses", "gradients", "weights", "gathering over computing"]]
     for model in MODELS:
         for gpus in (8, 64):
             one = case(model, gpus, gradient_accumulation_steps=2)
@@ -187,12 +225,15 @@ def rows_table() -> str:
 
 
 def limits_table() -> str:
-    table = [["model", "rows", "method", "what gives way", "what to do"]]
+    """Each limit once, at the fewest rows that meet it."""
+    table, told = [["model", "from rows", "method", "what gives way", "what to do"]], set()
     for model in MODELS:
         for rows in SIZES:
             for method in ("shared", "seal"):
-                found = limits(case(model, rows=rows, method=method)) or []
-                table += [[model, f"{rows:,}", f"`{method}`", limit.what, limit.knob] for limit in found]
+                for what, knob in limits(case(model, rows=rows, method=method)):
+                    if (model, what) not in told:
+                        told.add((model, what))
+                        table.append([model, f"{rows:,}", f"`{method}`", what, knob])
     return markdown(table)
 
 

@@ -1,4 +1,7 @@
-"""What a GPU must hold: weights, what learns, activations; alone or as one of several (DDP, FSDP2, ZeRO)."""
+"""What a GPU must hold: weights, what learns, activations; alone or as one of several (DDP, FSDP2, ZeRO).
+
+Engines differ while rows are ranked in one thing: whether the frozen blocks are spread over the GPUs (``processes``).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,11 @@ OVERHEAD = 2**30
 """The GPU's own context and the libraries' workspace."""
 FOUR_BIT = 0.52
 """Bytes of a 4-bit weight, with 4 % of scales (double quantisation)."""
-ZERO3_LIVE = 1e9
-"""Weights that ZeRO-3 may hold whole at once (DeepSpeed's default of ``stage3_max_live_parameters``)."""
-SELECTOR = 60
-"""Host bytes a candidate of ``seal`` in each process: 36 that stay (logit, logit before, place in the shuffle, visits,
-last loss, last gap) and three passing vectors of 8 at an epoch's ends (benchmarks/results/scale.json)."""
+ORDER, SELECTOR = 8, 28
+"""Host bytes a candidate of ``seal`` in each process: its place in the shuffle; and its logit, the logit at the end of
+the last epoch, visits, last loss, last gap, which ``shard_selector`` divides."""
 SCORES = 40
-"""Host bytes a candidate of other methods: five columns of scores."""
+"""Host bytes a candidate of the outcome: five columns of eight bytes, whole in each process."""
 
 
 class Engine(NamedTuple):
@@ -29,7 +30,7 @@ class Engine(NamedTuple):
 
     @property
     def spreads_base(self) -> bool:
-        """Whether a GPU keeps only its part of the frozen weights and gathers a layer when it is needed."""
+        """Whether a GPU keeps only its part of the frozen blocks and gathers a block when it is needed."""
         return self.name in ("fsdp2", "zero3")
 
 
@@ -50,30 +51,22 @@ def base_bytes(shape: Shape, config: Config) -> float:
 def held_bytes(shape: Shape, config: Config, block: LoraBlock, engine: Engine) -> float:
     """Frozen weights on one GPU, and what is gathered or unpacked of them at once.
 
-    FSDP2 holds two layers whole, the one at work and the next, and both embeddings; ZeRO-3 at most ZERO3_LIVE weights;
-    a 4-bit base one matrix in ``dtype``. A model trained whole has no frozen base.
+    Spread, two blocks are whole, the one at work and the next; the embeddings always are. A 4-bit base is unpacked one
+    matrix at a time. A model trained whole has no frozen base.
     """
     size = weight_size(config)
-    whole = base_bytes(shape, config) if block.use_peft else 0.0
-    if not engine.spreads_base:
-        largest = max(inputs * outputs for inputs, outputs in shape.modules.values())
-        return whole + (largest * size if config.load_in_4bit else 0)
-    gathered = 2 * shape.linear / shape.layers + shape.embedding if engine.name == "fsdp2" else ZERO3_LIVE
-    return whole / engine.gpus + size * min(gathered, shape.parameters)
-
-
-def learner_bytes(block: LoraBlock, weights: int, engine: Engine) -> float:
-    """Weights that learn, their gradients and AdamW's two moments, all in float32: 16 bytes.
-
-    DDP adds a bucket of the gradients' size, ZeRO-2 divides gradients and moments, FSDP2 and ZeRO-3 all four. A model
-    trained whole has 4 bytes more, a passing vector of AdamW's step.
-    """
-    passing = 0 if block.use_peft else 4
     if engine.spreads_base:
-        return (16.0 + passing) * weights / engine.gpus
-    if engine.name == "zero2":
-        return (4 + (12.0 + passing) / engine.gpus) * weights
-    return (16.0 + passing + (4 if engine.gpus > 1 else 0)) * weights
+        return size * (shape.embedding + shape.linear / engine.gpus + 2 * shape.linear / shape.layers)
+    largest = max(inputs * outputs for inputs, outputs in shape.modules.values())
+    return (base_bytes(shape, config) if block.use_peft else 0.0) + (largest * size if config.load_in_4bit else 0)
+
+
+def learner_bytes(block: LoraBlock, weights: int) -> float:
+    """Weights that learn, their gradients and AdamW's two moments, all in float32: 16 bytes, whole on every GPU.
+
+    A model trained whole has 4 bytes more, a passing vector of AdamW's step.
+    """
+    return (16.0 if block.use_peft else 20.0) * weights
 
 
 def activation_bytes(shape: Shape, config: Config, block: LoraBlock) -> float:
@@ -112,7 +105,7 @@ def learning_bytes(
     shape: Shape, config: Config, block: LoraBlock, logits: float, count: int = 1, engine: Engine = SINGLE
 ) -> float:
     """All that training ``count`` players takes on one GPU, with so many logits at once."""
-    learns = learner_bytes(block, count * trained(shape, block), engine)
+    learns = learner_bytes(block, count * trained(shape, block))
     passes = activation_bytes(shape, config, block) + passing_bytes(shape, config, block, logits)
     return held_bytes(shape, config, block, engine) + learns + passes + OVERHEAD
 
@@ -144,8 +137,14 @@ def ask_bytes(shape: Shape, config: Config) -> float:
     return base_bytes(shape, config) + cache + OVERHEAD
 
 
-def row_bytes(shape: Shape, config: Config) -> int:
-    """Host bytes a candidate, beyond its id and tokens; ``shared`` keeps two mean hidden states in float32."""
-    if config.rank.method in ("seal", "seal_released"):
-        return SELECTOR
-    return SCORES + (8 * shape.hidden if config.rank.method == "shared" else 0)
+def row_bytes(shape: Shape, config: Config, processes: int = 1) -> float:
+    """Host bytes a candidate in each process, ids and tokens apart: the most, when the outcome is put together.
+
+    ``shared`` keeps the losses and two mean hidden states of each row, in float32.
+    """
+    settings = config.rank
+    if settings.method in ("seal", "seal_released"):
+        dense = settings.method == "seal_released" or settings.selector_update == "adam"
+        kept = SELECTOR / (processes if settings.shard_selector else 1)
+        return ORDER + kept + (16 if dense else 0) + SCORES  # dense: Adam's two moments of every logit
+    return float(SCORES + (8 + 8 * shape.hidden if settings.method == "shared" else 0))

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sealtune.config import Config
-from sealtune.memory import SELECTOR, Engine, base_bytes, rank_bytes, row_bytes, weight_size
+from sealtune.memory import Engine, rank_bytes, row_bytes, weight_size
 from sealtune.needs import Gpu
 from sealtune.operations import Amounts, batch_size, players, rank_operations, rank_work, trained
 from sealtune.shapes import KNOWN, Shape
 
-PAIR = 16
-"""Bytes of what the selector needs of a row: its number and its gap, 8 each."""
+LOSS = 8
+"""Bytes of a row's loss, which is all that the selector needs of a pass."""
 TOKEN = 5
 """Bytes of a token on disk: its number, and whether it is learned."""
 NODE, NODE_LINK, HOST, DISK = 8, 50e9, 1e12, 1e12
@@ -28,10 +28,19 @@ PROXY = "meta-llama/Llama-3.2-1B-Instruct"
 SIZES = [10**power for power in range(5, 10)]
 
 
-class Network(NamedTuple):
-    """Bytes that one GPU receives: in a step, or in a whole ranking."""
+REMEDIES: dict[str, dict[str, object]] = {
+    "rank.use_peft=true": {"use_peft": True},
+    "rank.gradient_checkpointing=true": {"gradient_checkpointing": True},
+    "rank.per_device_train_batch_size=1 and more accumulation": {"per_device_train_batch_size": 1},
+    "load_in_4bit=true": {"load_in_4bit": True},
+}
+"""What saves memory of a GPU, the cheapest first."""
 
-    pairs: float
+
+class Network(NamedTuple):
+    """Bytes that one GPU receives in a step."""
+
+    losses: float
     gradients: float
     weights: float
 
@@ -54,11 +63,15 @@ class Case:
     gpus: int = NODE
 
     def engines(self) -> Iterator[tuple[str, Case, Engine]]:
-        """(name, the case, the engine) of each way to run it."""
+        """(name, the case, the engine) of each way that can run it: what is spread is neither 4-bit nor trained."""
+        adapters, four_bit = self.config.rank.use_peft, self.config.load_in_4bit
         yield "single_gpu", self, Engine()
-        yield "single_gpu, load_in_4bit", self.with_config(load_in_4bit=True), Engine()
+        if adapters and not four_bit:
+            yield "single_gpu, load_in_4bit", self.with_config(load_in_4bit=True), Engine()
         for name in ("multi_gpu", "zero2", "fsdp2", "zero3"):
-            yield name, self, Engine(name, self.gpus)
+            engine = Engine(name, self.gpus)
+            if not engine.spreads_base or (adapters and not four_bit):
+                yield name, self, engine
 
     def with_config(self, **changes: object) -> Case:
         """The same with another setting of the config, or of ``rank``."""
@@ -83,7 +96,7 @@ class Case:
         return max(self.gpu_hours() / engine.gpus, self.network_hours(engine))
 
     def network_hours(self, engine: Engine) -> float:
-        """Of gathering the weights in every pass of a micro-batch; the rest is small beside it."""
+        """Of gathering the blocks in every pass of a micro-batch; the rest is small beside it."""
         passes = sum(rank_work(self.config, self.amounts)) / self.config.rank.per_device_train_batch_size / engine.gpus
         link = self.gpu.link if engine.gpus <= NODE else NODE_LINK
         return passes * _gathered(self, engine) / link / 3600
@@ -91,15 +104,15 @@ class Case:
     def network(self, engine: Engine) -> Network:
         """Of a step in which the players learn: from candidates and as many safe rows, or from safe rows alone."""
         others, settings = (engine.gpus - 1) / engine.gpus, self.config.rank
-        seal = settings.method.startswith("seal")
-        passes = 2 * settings.gradient_accumulation_steps * (1 + (players(settings) if seal else 0))
-        learn = players(settings) * trained(self.shape, settings)
-        pairs = PAIR * batch_size(settings) * engine.gpus * others if seal else 0.0
-        return Network(pairs, 2 * others * 4.0 * learn, passes * _gathered(self, engine))
+        passes = 1 + (players(settings) if settings.method.startswith("seal") else 0)
+        losses = LOSS * passes * batch_size(settings) * engine.gpus
+        gradients = 4.0 * players(settings) * trained(self.shape, settings)
+        gathers = 2 * settings.gradient_accumulation_steps * passes  # forward and backward
+        return Network(2 * others * losses, 2 * others * gradients, gathers * _gathered(self, engine))
 
     def host_bytes(self) -> float:
         """Memory of each process for what grows with the rows, ids and tokens apart."""
-        return float(row_bytes(self.shape, self.config) * self.amounts.rows)
+        return row_bytes(self.shape, self.config, self.gpus) * self.amounts.rows
 
     def disk_bytes(self) -> float:
         """The rows as tokens."""
@@ -107,12 +120,10 @@ class Case:
 
 
 def _gathered(case: Case, engine: Engine) -> float:
-    """Bytes of weights that a GPU fetches from the others for one pass."""
+    """Bytes of blocks that a GPU fetches from the others for one pass."""
     if not engine.spreads_base:
         return 0.0
-    size = case.shape.parameters * weight_size(case.config)
-    whole = base_bytes(case.shape, case.config) if case.config.rank.use_peft else size
-    return whole * (engine.gpus - 1) / engine.gpus
+    return case.shape.linear * weight_size(case.config) * (engine.gpus - 1) / engine.gpus
 
 
 # -- what gives way ----------------------------------------------------------------------------------------------------
@@ -125,27 +136,26 @@ def limits(case: Case) -> list[Limit]:
 
 
 def _gpu_memory(case: Case) -> Limit | None:
-    """The first of the remedies, each on top of those before it, with which it fits."""
-    need = case.memory(Engine())
-    if need <= case.gpu.memory:
+    """Several GPUs, or the first of the remedies with which one is enough."""
+    need, room = case.memory(Engine()), case.gpu.memory
+    if need <= room:
         return None
-    remedies: list[tuple[str, dict[str, object]]] = [
-        ("rank.gradient_checkpointing=true", {"gradient_checkpointing": True}),
-        ("rank.per_device_train_batch_size=1 and more accumulation", {"per_device_train_batch_size": 1}),
-        ("load_in_4bit=true", {"load_in_4bit": True}),
-    ]
-    turned: list[str] = []
-    what = f"{size(need)} on one GPU of {size(case.gpu.memory)}"
-    spread = case.memory(Engine("fsdp2", case.gpus))
-    if spread <= case.gpu.memory:
-        return Limit(what, f"fsdp2 or zero3 on {case.gpus} GPUs ({size(spread)} each)")
-    for name, change in remedies:
-        case = case.with_config(**change)
-        turned.append(name)
-        for engine in (Engine(), Engine("fsdp2", case.gpus)):
-            if case.memory(engine) <= case.gpu.memory:
-                return Limit(what, f"{', '.join(turned)} on {engine.name} ({size(case.memory(engine))})")
-    return Limit(what, f"{', '.join(turned)} and a lower max_length, or more GPUs, or a smaller model that ranks")
+    each = {engine: one.memory(engine) for _, one, engine in case.engines() if engine.spreads_base}
+    knobs = [f"{engine.name} on {engine.gpus} GPUs ({size(one)} each)" for engine, one in each.items() if one <= room]
+    for turned, other in _saving(case):
+        if other.memory(Engine()) <= room:
+            knobs.append(f"{turned} ({size(other.memory(Engine()))})")
+            break
+    what = f"{size(need)} on one GPU of {size(room)}"
+    return Limit(what, "; or ".join(knobs or ["a lower max_length, more GPUs, or a smaller model that ranks"]))
+
+
+def _saving(case: Case) -> Iterator[tuple[str, Case]]:
+    """What may be turned, and the case after it: each remedy alone, then more and more of them together."""
+    names = [name for name, change in REMEDIES.items() if case.with_config(**change) != case]
+    for turned in [*([name] for name in names), *(names[:count] for count in range(2, len(names) + 1))]:
+        changes = {key: value for name in turned for key, value in REMEDIES[name].items()}
+        yield ", ".join(turned), case.with_config(**changes)
 
 
 def _states(case: Case) -> Limit | None:
@@ -174,17 +184,18 @@ def _disk(case: Case) -> Limit | None:
 
 
 def _selector(case: Case) -> Limit | None:
-    on_host, processes = case.host_bytes(), min(case.gpus, NODE)
-    if row_bytes(case.shape, case.config) != SELECTOR or on_host * processes <= HOST / 4:
+    processes = min(case.gpus, NODE)
+    if not case.config.rank.method.startswith("seal") or case.host_bytes() * processes <= HOST / 4:
         return None
-    what = f"{size(on_host)} of selector in each of {processes} processes of a machine"
-    return Limit(what, "the selector spread over the processes (rows owned by rank)")
+    split = size(case.with_config(shard_selector=True).host_bytes())
+    what = f"{size(case.host_bytes())} of selector and scores in each of {processes} processes of a machine"
+    return Limit(what, f"rank.shard_selector=true ({split}), or fewer processes a machine")
 
 
 def _network(case: Case) -> Limit | None:
-    if case.memory(Engine()) <= case.gpu.memory:
-        return None  # no need to spread the weights
     engine = Engine("fsdp2", case.gpus)
+    if case.memory(Engine()) <= case.gpu.memory or engine not in [engine for _, _, engine in case.engines()]:
+        return None  # no need, or no way, to spread the weights
     waits = case.network_hours(engine) / max(case.gpu_hours() / case.gpus, 1e-12)
     what = f"gathering the weights takes {waits:.1f} times as long as computing"
     return Limit(what, "a larger rank.per_device_train_batch_size") if waits > 1 else None
