@@ -9,7 +9,7 @@ import sealtune
 
 ROOT = Path(sealtune.__file__).parent
 FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth of a function)
-    "records": (["records", "config"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
+    "records": (["records", "config", "texts"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
     "maths": (
         ["losses", "selector", "bilevel", "scorer", "regression", "contamination"],
         ["transformers", "peft", "pathlib", "sealtune.config", "sealtune.store", "sealtune.data"],

@@ -161,7 +161,7 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
             )
             scores = rankers.rank(job)
     run.stop_requested = recorder.stop_requested
-    run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
+    run.folder.write_scores(scores, run.material.rows.positions(scores.ids))
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
     run.folder.write_jsonl("rank/log.jsonl", recorder.records)
@@ -358,7 +358,7 @@ STAGES = {
 
 def _count(encoded: Encoded, drops: list[Drop]) -> str:
     unusable = f", {len(drops):,} unusable" if drops else ""
-    return f"{len(encoded):,} rows, {len(encoded.tokens):,} tokens{unusable}"
+    return f"{len(encoded):,} rows, {int(encoded.lengths.sum()):,} tokens{unusable}"
 
 
 def _drop_records(**sets: list[Drop]) -> Iterator[dict[str, Any]]:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sealtune.records import FloatArray, Scores, UserError
+from sealtune.records import FloatArray, IntArray, Scores, UserError
+from sealtune.texts import Texts
 
 STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
+ROW_GROUP = 2**20
 
 
 class RunFolder:
@@ -109,16 +111,18 @@ class RunFolder:
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
-    def write_scores(self, scores: Scores, positions: Mapping[str, int], name: str = "rank/scores.parquet") -> None:
-        """Write the scores; ``positions`` tells each id's place among all rows read, from 0."""
+    def write_scores(self, scores: Scores, positions: IntArray, name: str = "rank/scores.parquet") -> None:
+        """Write the scores; ``positions`` (N,) tells each row's place among all rows read, from 0."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         columns = {column: _column(getattr(scores, field), len(scores)) for column, field in SCORE_COLUMNS.items()}
-        rows = [positions[row_id] for row_id in scores.ids]
-        table = pa.table({"id": columns.pop("id"), "row": rows, **columns})
-        with self.whole_file(name) as scratch:
-            pq.write_table(table, scratch)
+        table = pa.table({"id": columns.pop("id"), "row": positions, **columns})
+        texts = {"id": pa.string(), "source": pa.string()}
+        schema = pa.schema([(field.name, texts.get(field.name, field.type)) for field in table.schema])
+        with self.whole_file(name) as scratch, pq.ParquetWriter(scratch, schema) as writer:
+            for batch in table.to_batches(max_chunksize=ROW_GROUP):
+                writer.write_batch(batch.cast(schema))
 
     def read_scores(self) -> Scores:
         """Read rank/scores.parquet. Raises UserError where it is missing or is not one."""
@@ -129,14 +133,14 @@ class RunFolder:
         if not path.exists():
             raise UserError(f"{path}: no such file; run `sealtune rank` first")
         try:
-            columns = pq.read_table(path, columns=list(SCORE_COLUMNS)).to_pydict()
+            columns = pq.read_table(path, columns=list(SCORE_COLUMNS), read_dictionary=["source"])
         except (pa.ArrowException, OSError, KeyError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
         numbers = {field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")}
         doubt, margin = (_unless_nan(np.asarray(columns[field], np.float64)) for field in ("doubt", "margin"))
         return Scores(
-            ids=tuple(columns["id"]),
-            source=tuple(columns["source"]),
+            ids=Texts.column(columns["id"]),
+            source=Texts.column(columns["source"]),
             visits=np.asarray(columns["visits"], np.int64),
             doubt=doubt,
             margin=margin,
@@ -260,7 +264,7 @@ def _column(values: Any, n: int) -> Any:
     """A column of n values; NaN in all of them where a ranker gives none."""
     if values is None:
         return np.full(n, np.nan)
-    return list(values) if isinstance(values, tuple) else values
+    return values if isinstance(values, np.ndarray) else Texts.of(values).values
 
 
 def _json_line(row: Mapping[str, Any]) -> bytes:

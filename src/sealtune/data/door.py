@@ -10,11 +10,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sealtune.config import DatasetConfig
 from sealtune.data import readers
 from sealtune.data.files import read_rows
 from sealtune.data.readers import Reader, UnusableRow
-from sealtune.records import Drop, Message, Sample, UserError
+from sealtune.records import Drop, IntArray, Message, Sample, UserError
+from sealtune.texts import Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,11 @@ class Rows:
 
     samples: list[Sample]
     drops: list[Drop]
+
+    def positions(self, ids: Iterable[str]) -> IntArray:
+        """The place of each of these samples (K,) among all rows read."""
+        places = np.array([sample.position for sample in self.samples], np.int64)
+        return places[Texts.of(sample.id for sample in self.samples).find(ids)]
 
 
 @dataclass(frozen=True, slots=True)
