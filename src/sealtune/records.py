@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from signal import SIGTERM
 from typing import Any, NamedTuple, overload
@@ -87,6 +87,36 @@ class Drop:
     detail: str
     row: Mapping[str, Any] = field(repr=False)
     position: int = 0
+
+
+class Labels(Mapping[str, int]):
+    """Ground truth by id, 1 = unsafe; ``truth`` int64 (N,) in the order of the ids."""
+
+    def __init__(self, ids: Iterable[str], truth: IntArray) -> None:
+        self.ids = Texts.of(ids)
+        self.truth = truth
+
+    @classmethod
+    def known(cls, labels: Mapping[str, int]) -> Labels:
+        """These labels; themselves where they are such already."""
+        return labels if isinstance(labels, Labels) else cls(labels, np.array(list(labels.values()), np.int64))
+
+    def of(self, ids: Iterable[str]) -> IntArray:
+        """The label of each of these ids (K,), -1 where none is known."""
+        places = self.ids.find(ids)
+        return np.append(self.truth, -1)[places]
+
+    def __getitem__(self, row_id: str) -> int:
+        label = int(self.of([row_id])[0])
+        if label < 0:
+            raise KeyError(row_id)
+        return label
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Texts(Sequence[str]):
             yield from self.values[start : start + BLOCK].to_pylist()
 
     def __contains__(self, text: object) -> bool:
-        return isinstance(text, str) and bool(pc.index(self.values, text).as_py() >= 0)
+        return isinstance(text, str) and bool(pc.index(self.plain(), text).as_py() >= 0)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
@@ -95,5 +95,5 @@ class Texts(Sequence[str]):
 
     def codes(self) -> tuple[list[str], IntArray]:
         """Each distinct text once, in the order seen, and the place (N,) of each text among them."""
-        coded = self.values if pa.types.is_dictionary(self.values.type) else pc.dictionary_encode(self.values)
+        coded = pc.dictionary_encode(self.plain())
         return coded.dictionary.to_pylist(), np.asarray(coded.indices, np.int64)
