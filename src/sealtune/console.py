@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sealtune import processes
+
 ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 LINE_EVERY = 10.0
 """Seconds between two plain lines."""
@@ -24,8 +26,9 @@ class Advance(Protocol):
 
 
 def say(text: str) -> None:
-    """One line to the user."""
-    ERR.print(Text(printable(text)))
+    """One line to the user, from the first process."""
+    if processes.is_first():
+        ERR.print(Text(printable(text)))
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -37,7 +40,7 @@ def printable(text: str, keep: str = "") -> str:
 def track(title: str) -> Iterator[Advance]:
     """A progress display for one job: steps, rows, tokens per second, time left."""
     meter = _Meter()
-    if not ERR.is_terminal:
+    if not ERR.is_terminal or not processes.is_first():
         yield _lines(title, meter)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
