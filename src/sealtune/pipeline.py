@@ -208,7 +208,7 @@ def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     kept = set(selection.kept)
     run.folder.write_jsonl("select/kept.jsonl", (s.row for s in run.material.rows.samples if s.id in kept))
     run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(run, selection, drops))
-    run.folder.write_json("select/kept_ids.json", selection.kept)
+    run.folder.write_texts("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (s.row for s in run.material.mixed.samples))
     mixed = len(run.material.mixed.samples)
     say(

@@ -65,6 +65,14 @@ class RunFolder:
         """Write one JSON file, readable by people."""
         self.write_text(name, json.dumps(_without_nan(content), indent=2, ensure_ascii=False, default=plain) + "\n")
 
+    def write_texts(self, name: str, texts: Iterable[str]) -> None:
+        """Write a JSON list of texts, one a line."""
+        with self.whole_file(name) as scratch, scratch.open("w", encoding="utf-8") as file:
+            file.write("[")
+            for i, text in enumerate(texts):
+                file.write(f"{',' if i else ''}\n  {json.dumps(text, ensure_ascii=False)}")
+            file.write("\n]\n")
+
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, one JSON object a line. Values that JSON lacks (dates of Parquet) become text."""
         with self.whole_file(name) as scratch, scratch.open("wb") as file:
