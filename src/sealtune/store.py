@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sealtune.lines import json_line, without_nan
+from sealtune.lines import plain as plain
 from sealtune.records import FloatArray, IntArray, Scores, UserError
 from sealtune.texts import Texts
 
@@ -63,7 +65,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one JSON file, readable by people."""
-        self.write_text(name, json.dumps(_without_nan(content), indent=2, ensure_ascii=False, default=plain) + "\n")
+        self.write_text(name, json.dumps(without_nan(content), indent=2, ensure_ascii=False, default=plain) + "\n")
 
     def write_texts(self, name: str, texts: Iterable[str]) -> None:
         """Write a JSON list of texts, one a line."""
@@ -76,7 +78,7 @@ class RunFolder:
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, one JSON object a line. Values that JSON lacks (dates of Parquet) become text."""
         with self.whole_file(name) as scratch, scratch.open("wb") as file:
-            file.writelines(_json_line(row) for row in rows)
+            file.writelines(json_line(row) for row in rows)
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON file. Raises UserError where it is missing or broken."""
@@ -297,32 +299,6 @@ def _column(values: Any, n: int) -> Any:
     if values is None:
         return np.full(n, np.nan)
     return values if isinstance(values, np.ndarray) else Texts.of(values).values
-
-
-def _json_line(row: Mapping[str, Any]) -> bytes:
-    """The row as JSON. Half of a surrogate pair, which UTF-8 cannot hold, stays the escape that it was."""
-    try:
-        return (json.dumps(_without_nan(row), ensure_ascii=False, default=plain) + "\n").encode("utf-8")
-    except UnicodeEncodeError:
-        return (json.dumps(_without_nan(row), default=plain) + "\n").encode("ascii")
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null in place of NaN, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON lacks, as one that it has."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
@@ -27,7 +28,7 @@ class Texts(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str]) -> Texts:
         """These texts; themselves where they are such ones already."""
-        return texts if isinstance(texts, Texts) else cls(pa.array(iter(texts), pa.large_string()))
+        return texts if isinstance(texts, Texts) else cls(_array(iter(texts)))
 
     @classmethod
     def column(cls, column: Any) -> Texts:
@@ -97,3 +98,11 @@ class Texts(Sequence[str]):
         """Each distinct text once, in the order seen, and the place (N,) of each text among them."""
         coded = pc.dictionary_encode(self.plain())
         return coded.dictionary.to_pylist(), np.asarray(coded.indices, np.int64)
+
+
+def _array(texts: Iterator[str]) -> Any:
+    """An array of texts that come one by one and are never strings of Python all at once."""
+    blocks = []
+    while block := list(islice(texts, BLOCK)):
+        blocks.append(pa.array(block, pa.large_string()))
+    return pa.chunked_array(blocks, pa.large_string()).combine_chunks()

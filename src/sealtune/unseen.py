@@ -9,7 +9,8 @@ import numpy as np
 
 from sealtune.config import DatasetConfig
 from sealtune.console import say, track
-from sealtune.data.door import Rows, load
+from sealtune.data.door import load
+from sealtune.data.row_store import Rows
 from sealtune.pipeline import rank_inputs
 from sealtune.records import Drop, Scores, UserError
 
