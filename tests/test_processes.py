@@ -41,9 +41,10 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "ACCELERATE_USE_CPU": "true"}
 
 
-def torchrun(*words, count=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), *words]
-    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def torchrun(*words, variables=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
+    where = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment() | dict(variables), **where)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,21 @@ def test_one_dies_the_others_end_and_any_number_goes_on(rows):
     assert found.ids == expected.ids
     assert found.visits.tolist() == expected.visits.tolist() == [6] * 150
     np.testing.assert_allclose(found.score, expected.score, rtol=1e-3, atol=1e-5)
+
+
+def test_only_the_first_loads_a_base_that_is_sharded(rows):
+    whole = rank_together(rows, "whole", "rank.num_train_epochs=1")
+    output, _ = whole.communicate(timeout=200)
+    assert whole.returncode == 0, output
+    settings = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "rank.num_train_epochs=1"]
+    sharded = torchrun(str(Path(crew.__file__).with_name("loads.py")), *settings, variables=FSDP)
+    output, _ = sharded.communicate(timeout=200)
+    assert sharded.returncode == 0, output
+    assert "process 0 loaded a model" in output and "process 1 loaded a model" not in output
+    expected, found = scores_of(rows / "whole"), scores_of(rows / "out")
+    assert found.ids == expected.ids
+    np.testing.assert_allclose(found.score, expected.score, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
 def test_a_stop_reaches_all_after_the_same_step(rows):

@@ -51,7 +51,10 @@ def load_model(config: Config, *, full: bool = False) -> PreTrainedModel:
         if full:
             raise UserError("load_in_4bit: 4-bit weights cannot be trained; set use_peft to true")
         options |= {"quantization_config": _four_bit(dtype), "device_map": {"": device()}}
-    model = _load(AutoModelForCausalLM, config, **options)
+    if processes.shards_base() and not processes.is_first():
+        model = _without_weights(config, dtype)
+    else:
+        model = _load(AutoModelForCausalLM, config, **options)
     if not (config.load_in_4bit or processes.shards_base()):  # what is sharded reaches the device piece by piece
         model = model.to(device())
     model.config.use_cache = False
@@ -189,6 +192,19 @@ def _convert_gguf(path: Path, folder: Path) -> None:
     model.is_quantized = False
     model.save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(str(path.parent), **where).save_pretrained(str(folder))
+
+
+def _without_weights(config: Config, dtype: torch.dtype) -> Any:
+    """The model without memory for its weights: the first process has them and hands out the parts."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = _load(AutoConfig, config)
+    attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            settings, dtype=dtype, trust_remote_code=config.trust_remote_code, **attention
+        )
 
 
 def _four_bit(dtype: torch.dtype) -> Any:

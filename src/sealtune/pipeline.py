@@ -313,7 +313,7 @@ def evaluate_inputs(run: Run) -> dict[str, Any]:
 
 def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     """Ask the base and the tuned model the same prompts, judge the answers, and measure losses."""
-    from sealtune.evaluation import utility
+    from sealtune.evaluation import served, utility
     from sealtune.evaluation.metrics import summarise
     from sealtune.evaluation.panel import by_rule, check, faults, judge_all, tabulate
     from sealtune.evaluation.prompts import notices
@@ -327,14 +327,23 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     prompts, unasked = run.material.prompts
     for line in notices(unasked):
         say(line)
+    for name in settings.served:
+        served.server_of(name, settings)
     sets = {"safe": run.material.safe[0]}
     if settings.held_out_datasets:
         sets["held_out"] = run.material.held_out[0]
     responses: list[Response] = []
     table: list[dict[str, Any]] = []
     folder = run.folder.path("tune")
-    model = run.load_model() if settings.base or is_adapter(folder) else None
-    for name in ("base", "tuned") if settings.base else ("tuned",):
+    names = ("base", "tuned") if settings.base else ("tuned",)
+    ledger = Ledger(run.folder.path("evaluate/judge_cache.jsonl"))
+    for name in names:
+        if name in settings.served:
+            with track(f"{name}: answers of {settings.served[name].base_url}") as advance:
+                responses += served.answer(name, prompts, run.material.tokenizer, settings, ledger, advance)
+    here = [name for name in names if name not in settings.served]
+    model = run.load_model() if "base" in here or ("tuned" in here and is_adapter(folder)) else None
+    for name in here:
         if name == "tuned":
             model = load_tuned(model, folder, run.config)
         assert model is not None
@@ -346,8 +355,9 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
         if settings.tasks:
             say(f"{name}: tasks {', '.join(settings.tasks)}")
             table += utility.measure(model, name, run.material.tokenizer, settings)
+    responses.sort(key=lambda response: names.index(response.model))
     del model  # a judge may need its memory
-    verdicts = judge_all(responses, settings, Ledger(run.folder.path("evaluate/judge_cache.jsonl")), track)
+    verdicts = judge_all(responses, settings, ledger, track)
     for line in faults(verdicts):
         say(line)
     table = summarise(by_rule(verdicts)) + tabulate(verdicts) + table
@@ -355,8 +365,8 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     run.folder.write_jsonl("evaluate/verdicts.jsonl", map(dataclasses.asdict, verdicts))
     run.folder.write_jsonl("evaluate/drops.jsonl", _drop_records(prompts=unasked))
     run.folder.write_json("evaluate/results.json", table)
-    names = ("responses.jsonl", "verdicts.jsonl", "drops.jsonl", "results.json")
-    return Outcome([f"evaluate/{name}" for name in names], {"tokens": sum(r.tokens for r in responses)})
+    files = ("responses.jsonl", "verdicts.jsonl", "drops.jsonl", "results.json")
+    return Outcome([f"evaluate/{name}" for name in files], {"tokens": sum(r.tokens for r in responses)})
 
 
 # -- report ------------------------------------------------------------------------------------------------------------

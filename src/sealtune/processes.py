@@ -8,7 +8,7 @@ alone writes files and speaks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -178,7 +178,7 @@ def shard(model: PreTrainedModel, blocks: Iterable[nn.Module], adapters: Sequenc
 
     Adapters, embeddings and the output layer stay whole everywhere: they are small beside the blocks, and replicated
     adapters are trained as without sharding. Torch does it in place, for DeepSpeed's stage 3 too: DeepSpeed's engine
-    steps one optimizer, and the players have one each.
+    steps one optimizer, and the players have one each. The first process alone has the weights when this begins.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -186,13 +186,35 @@ def shard(model: PreTrainedModel, blocks: Iterable[nn.Module], adapters: Sequenc
 
     device = _device()
     mesh = init_device_mesh(device.type, (count(),))
+    loaded = dict(model.named_parameters()) | dict(model.named_buffers())  # what sharding leaves of them is a part
     for block in blocks:
         fully_shard(block, mesh=mesh, ignored_params=set(adapters), reshard_after_forward=True)
     whole = {p for p in model.parameters() if not isinstance(p, DTensor)}
-    for tensor in (*whole, *model.buffers()):
-        tensor.data = tensor.data.to(device)
     # The root: it lets the next block be fetched while one computes.
     fully_shard(model.base_model, mesh=mesh, ignored_params=whole)
+    if is_first():
+        for tensor in (*whole, *model.buffers()):
+            tensor.data = tensor.data.to(device)
+    else:
+        model.to_empty(device=device)
+        model.tie_weights()
+    _hand_out(model, loaded)
+
+
+def _hand_out(model: PreTrainedModel, loaded: Mapping[str, Tensor]) -> None:
+    """Fill all parameters and buffers with what the first process has loaded, each process its part."""
+    import torch
+    from torch import distributed
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if isinstance(tensor, DTensor):
+                given = loaded[name] if is_first() else torch.empty(tensor.shape, dtype=tensor.dtype)
+                part = distribute_tensor(given.to(tensor.device), tensor.device_mesh, tensor.placements)
+                tensor.to_local().copy_(part.to_local())
+            else:
+                distributed.broadcast(tensor.data, src=0)
 
 
 def _device() -> torch.device:
