@@ -44,7 +44,7 @@ def test_every_figure_of_a_small_model_worked_out_by_hand(tmp_path):
     assert needs.shape.linear == 2 * (16 + 8 + 8 + 16 + 32 + 32 + 32) == 288
     assert needs.shape.parameters == 288 + 80 == 368
     learns = 2 * 1 * ((4 + 4) + (4 + 2))  # layers x r x (inputs + outputs) of q and v
-    # A token and layer: two hidden states in float32; q, k, v and the output for each head, three inner; inputs of q, v.
+    # A token and layer: two hidden states in float32; q, k, v and the output for each head, three inner; q, v.
     layer = 2 * 4 * 4 + 2 * (4 * 4 + 3 * 8) + 4 * (4 + 4)
     passing = 12 * (3 * 8) * 10  # logits: more than the 24 * (8 * 4 + 2 * 3 * 8) of a layer at work
     learning = 368 * 2 + learns * 16 + (3 * 8) * 2 * layer + passing + OVERHEAD

@@ -1,7 +1,6 @@
 """What ranking takes at scale: the page and the code say the same, and the formulas what was counted."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
