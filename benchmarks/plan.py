@@ -89,9 +89,9 @@ def counted() -> dict[str, dict[str, float]]:
 def bytes_a_row(n: int = 2_000_000) -> float:
     """What a process holds at most of each of n candidates of `seal`, from the first step to the outcome."""
     import torch
-    from scale import mapped_rows, most_memory, own_memory
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from scale import mapped_rows, most_memory, own_memory
     from sealtune.adapters import lora_players
     from sealtune.config import RankConfig
     from sealtune.players import PLAYERS
