@@ -159,12 +159,12 @@ def _saving(case: Case) -> Iterator[tuple[str, Case]]:
 
 
 def _states(case: Case) -> Limit | None:
-    states = case.host_bytes()
-    if case.config.rank.method != "shared" or states <= HOST / 4:
+    processes = min(case.gpus, NODE)
+    if case.config.rank.method != "shared" or case.host_bytes() * processes <= HOST / 2:
         return None
-    sample = 10 ** int(math.log10(HOST / 4 / row_bytes(case.shape, case.config)))
+    sample = 10 ** int(math.log10(HOST / 2 / processes / row_bytes(case.shape, case.config)))
     knob = f"rank a sample of {sample:,} rows, `sealtune score` the rest in files of that many"
-    return Limit(f"{size(states)} of hidden states in memory", knob)
+    return Limit(f"{size(case.host_bytes())} of hidden states in each of {processes} processes of a machine", knob)
 
 
 def _hours(case: Case) -> Limit | None:
@@ -185,7 +185,7 @@ def _disk(case: Case) -> Limit | None:
 
 def _selector(case: Case) -> Limit | None:
     processes = min(case.gpus, NODE)
-    if not case.config.rank.method.startswith("seal") or case.host_bytes() * processes <= HOST / 4:
+    if not case.config.rank.method.startswith("seal") or case.host_bytes() * processes <= HOST / 2:
         return None
     split = size(case.with_config(shard_selector=True).host_bytes())
     what = f"{size(case.host_bytes())} of selector and scores in each of {processes} processes of a machine"
