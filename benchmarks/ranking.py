@@ -138,7 +138,7 @@ class Task:
         special = {"ceiling": self._ceiling, "unseen": self._unseen, "refined": self._refined}
         with counted() as tokens, measured() as cost:
             score, estimate = (special[ranker](), {}) if ranker in special else self._rank(ranker)
-        epoch = len(self.candidates.tokens)
+        epoch = int(self.candidates.lengths.sum())
         forward, backward = tokens["forward"] / epoch, tokens["backward"] / epoch
         spent = {"forward_epochs": forward, "backward_epochs": backward, "cost": (forward + 2 * backward) / 3}
         sizes = {"rows": len(score), "safe_set": len(self.safe)}

@@ -156,3 +156,20 @@ def test_processes_are_timed_beside_one(tmp_path, tiny_folder):
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report["tokens_per_second"]) == {"1", "2"}
     assert report["speed_up"] == report["tokens_per_second"]["2"] / report["tokens_per_second"]["1"] > 0
+
+
+def test_more_rows_than_memory_holds_are_read_tokenised_ranked_and_selected(tmp_path):
+    run_benchmark("rows.py", "--rows", 2000, "--steps", 3, "--folder", tmp_path, "--output", tmp_path / "out.json")
+    report = json.loads((tmp_path / "out.json").read_text())
+    (found,) = report["by_rows"]
+    stages = found["stages"]
+    assert {name: facts["rows"] for name, facts in stages.items()} == {
+        "door": 2000,
+        "tokens": 2000,
+        "rank": 24,
+        "select": 2000,
+    }
+    assert all(facts["rows_per_second"] > 0 for facts in stages.values())
+    assert report["most_memory_bytes"] < 2**28
+    assert found["disk_bytes"]["out/rows"] > found["disk_bytes"]["candidates.jsonl"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]

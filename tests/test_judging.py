@@ -196,3 +196,50 @@ def test_a_real_server_is_asked_over_http_and_then_no_more(tuned, tiny_folder, r
     evaluate(tuned, url, "guard", **settings)
     assert read("out/evaluate/verdicts.jsonl") == verdicts
     assert read("out/evaluate/judge_cache.jsonl") == kept
+
+
+def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatch):
+    def say(body):
+        if body["model"] == "base-model":
+            return "I cannot help with that."
+        assert body["max_tokens"] == 4 and body["temperature"] == 0 and len(body["messages"]) == 1
+        return {"message": {"role": "assistant", "content": "Sure, here"}, "finish_reason": "length"}
+
+    monkeypatch.setattr("sealtune.models.load_model", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    with serving(say) as server:
+        served = {name: {"base_url": server.url, "model": f"{name}-model"} for name in ("base", "tuned")}
+        config = tuned | {"evaluate": tuned["evaluate"] | {"base": True, "served": served}}
+        Run(build_config(config)).stage("evaluate")
+        assert len(server.bodies) == 16
+    answers = read("out/evaluate/responses.jsonl")
+    assert [a["model"] for a in answers] == ["base"] * 8 + ["tuned"] * 8
+    assert {(a["model"], a["response"], a["finished"]) for a in answers} == {
+        ("base", "I cannot help with that.", True),
+        ("tuned", "Sure, here", False),
+    }
+    Run(build_config(config)).stage("evaluate", force=True)  # the server is gone: every answer was kept
+    table = json.loads(Path("out/evaluate/results.json").read_text())
+    rate = {r["model"]: r["value"] for r in table if r["measure"] == "compliance" and r["set"] == "all"}
+    assert rate == {"base": 0.0, "tuned": 1.0}
+    assert not any(r["measure"] == "loss" for r in table)
+    job = Run(build_config(config))
+    job.stage("report")
+    assert "refusal" in Path("out/report.html").read_text()
+
+
+def test_a_model_whose_server_is_gone_is_told_in_one_line(tuned):
+    served = {"tuned": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}}
+    with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers that came are kept"):
+        Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"served": served}})).stage("evaluate")
+
+
+@pytest.mark.parametrize(
+    ("served", "message"),
+    [
+        ({"tune": {"base_url": "http://h/v1", "model": "m"}}, "base or tuned is needed"),
+        ({"tuned": {"model": "m"}}, "base_url is missing"),
+    ],
+)
+def test_a_server_that_is_wrongly_named(tuned, served, message):
+    with pytest.raises(UserError, match=message):
+        build_config(tuned | {"evaluate": tuned["evaluate"] | {"served": served}})

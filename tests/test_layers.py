@@ -9,7 +9,7 @@ import sealtune
 
 ROOT = Path(sealtune.__file__).parent
 FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth of a function)
-    "records": (["records", "config"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
+    "records": (["records", "config", "texts", "lines"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
     "processes": (["processes", "launch"], ["sealtune.config", "sealtune.data", "sealtune.store", "sealtune.train"]),
     "maths": (
         ["losses", "selector", "bilevel", "scorer", "regression", "contamination"],
@@ -21,7 +21,7 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (
-        ["store", "token_cache", "checkpoints", "ledger", "report"],
+        ["store", "row_cache", "token_cache", "checkpoints", "ledger", "report"],
         ["sealtune.rankers", "sealtune.train", "sealtune.pipeline"],
     ),
     "glue": (

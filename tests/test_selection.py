@@ -3,7 +3,7 @@ import pytest
 
 from sealtune.config import SelectConfig
 from sealtune.records import Scores, UserError
-from sealtune.selection import require_same_ids, select
+from sealtune.selection import best_first, require_same_ids, select
 
 
 def scores(values, ids=None):
@@ -40,3 +40,10 @@ def test_scores_of_other_rows_are_refused():
     require_same_ids(scores([1, 2]), ["r1", "r0"], "x")
     with pytest.raises(UserError, match="1 rows have no score and 1 scores no row, for example id r9"):
         require_same_ids(scores([1, 2]), ["r0", "r9"], "x")
+
+
+def test_the_order_is_the_one_of_python_for_any_scores():
+    random = np.random.default_rng(0)
+    found = scores(random.integers(0, 9, 200), [f"r{i}" for i in random.permutation(200)])
+    plain = sorted(range(200), key=lambda i: (-found.score[i], found.ids[i]))
+    assert best_first(found).tolist() == plain

@@ -42,7 +42,7 @@ def test_a_folder_appears_whole_or_not_at_all(folder):
 def test_scores_come_back(folder):
     nan = np.array([np.nan, 1.0])
     scores = Scores(("a", "b"), ("s", "t"), np.array([1.5, -2]), np.ones(2), nan, nan, np.array([3, 0]))
-    folder.write_scores(scores, {"a": 0, "b": 3})
+    folder.write_scores(scores, np.array([0, 3]))
     back = folder.read_scores()
     assert (back.ids, back.source) == (scores.ids, scores.source)
     np.testing.assert_array_equal(back.score, scores.score)

@@ -15,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sealtune.config import Config, build_config
 from sealtune.console import track
 from sealtune.material import Material
 from sealtune.records import Prompt, Scores, Selection, UserError
+from sealtune.texts import Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,7 +103,8 @@ def tune(
     material = Material(config)
     encoded = material.candidates[0]
     if keep is not None:
-        if unknown := sorted(set(keep) - set(encoded.ids)):
+        wanted = Texts.of(keep)
+        if unknown := sorted(wanted.take(np.flatnonzero(~wanted.among(encoded.ids)))):
             raise UserError(f"keep: {len(unknown)} ids are not among the rows, for example {unknown[0]}")
         encoded = encoded.among(keep)
     with track("tune") as advance:

@@ -239,12 +239,36 @@ class EvaluateConfig(Block):
     )
     batch_size: int = Field(16, ge=1)
     base: bool = Field(True, description="evaluate the untouched model too")
+    served: dict[str, JudgeConfig] = Field(
+        default_factory=dict,
+        description="base or tuned, if a server holds it: base_url, model and the other keys of a judge; its losses "
+        "and tasks are left out",
+    )
     tasks: list[str] = Field(
         default_factory=list, description="tasks of lm-evaluation-harness: names (gsm8k, mmlu) or task files (.yaml)"
     )
     task_limit: int | None = Field(None, ge=1, description="the first so many rows of each task")
     task_num_fewshot: int | None = Field(None, ge=0, description="examples before each question; default: the task's")
     task_chat_template: bool = Field(False, description="ask through the chat template, not as plain text")
+
+    @field_validator("served", mode="before")
+    @classmethod
+    def _named_by_their_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: {"name": key, **server} if isinstance(server, Mapping) else server for key, server in value.items()
+        }
+
+    @field_validator("served")
+    @classmethod
+    def _on_a_server(cls, value: dict[str, JudgeConfig]) -> dict[str, JudgeConfig]:
+        for name, server in value.items():
+            if name not in ("base", "tuned"):
+                raise ValueError(f"{name}: base or tuned is needed")
+            if server.base_url is None:
+                raise ValueError(f"{name}: base_url is missing; without it the model is loaded here")
+        return value
 
 
 class CompareConfig(Block):

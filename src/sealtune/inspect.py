@@ -73,6 +73,7 @@ def _paint(tokens: list[int], mask: list[bool], tokenizer: PreTrainedTokenizerBa
 def _show_lengths(encoded: Encoded, drops: Iterable[Drop], max_length: int | None, console: Console) -> None:
     lengths = encoded.lengths
     low, middle, high, top = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
+    encoded = encoded.block(0, len(encoded))
     learned = int(encoded.mask.sum())
     console.print(Text(f"{len(encoded.tokens):,} tokens, {learned:,} of them learned ({learned / lengths.sum():.1%})"))
     console.print(Text(f"tokens a row: least {low}, median {middle}, 95 % {high}, most {top}"))

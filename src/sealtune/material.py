@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sealtune.config import Config, DatasetConfig
-from sealtune.data.door import Rows, load
-from sealtune.data.encode import encode
+from sealtune.console import track
+from sealtune.data.door import TELL_EVERY, load, no_rows
+from sealtune.data.encode import Part, encode, encode_batches
+from sealtune.data.readers import UnusableRow
+from sealtune.data.row_store import Rows
 from sealtune.data.template import ensure_chat_template
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models import fingerprint, load_tokenizer, tokenizer_fingerprint
-from sealtune.records import Drop, Encoded, IntArray, UserError
+from sealtune.records import Drop, Encoded, IntArray, Labels, UserError
+from sealtune.row_cache import RowCache
 from sealtune.store import hash_file
 from sealtune.token_cache import TokenCache
 
@@ -45,7 +53,7 @@ class Material:
         """The candidates as they came through the door."""
         if self.parent is not None:
             return self.parent.rows
-        return load(_required("datasets", self.config.datasets))
+        return self._load("candidates", _required("datasets", self.config.datasets))
 
     @cached_property
     def for_ranking(self) -> Material:
@@ -83,16 +91,22 @@ class Material:
         return encoded, [*self.rows.drops, *drops]
 
     @cached_property
+    def safe_rows(self) -> Rows:
+        """The safe set as it came through the door."""
+        if self.parent is not None:
+            return self.parent.safe_rows
+        return self._load("safe", _required("safe_datasets", self.config.safe_datasets))
+
+    @cached_property
     def safe(self) -> tuple[Encoded, list[Drop]]:
         """The safe set as tokens, and its rows that cannot be used."""
-        rows = load(_required("safe_datasets", self.config.safe_datasets))
-        encoded, drops = self.encode(rows, "safe")
-        return encoded, [*rows.drops, *drops]
+        encoded, drops = self.encode(self.safe_rows, "safe")
+        return encoded, [*self.safe_rows.drops, *drops]
 
     @cached_property
     def mixed(self) -> Rows:
         """Rows that are added after selection; often none."""
-        return load(self.config.select.mix) if self.config.select.mix else Rows([], [])
+        return load(self.config.select.mix) if self.config.select.mix else no_rows()
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -113,15 +127,11 @@ class Material:
             UserError: no row can be used.
         """
         length, too_long = self.config.max_length, self.config.too_long
-
-        def make() -> tuple[Encoded, list[Drop]]:
-            return encode(rows.samples, self.tokenizer, length, too_long)
-
+        found = None
         if self.cache is not None and name is not None:
             about = f"{tokenizer_fingerprint(self.tokenizer)} {length} {too_long}"
-            encoded, drops = self.cache.get(name, about, rows.samples, make)
-        else:
-            encoded, drops = make()
+            found = self.cache.get(name, about, rows, lambda: self._tokenise(rows, name))
+        encoded, drops = found or encode(rows.samples, self.tokenizer, length, too_long)
         if len(encoded) == 0:
             reasons = sorted({drop.reason for drop in drops})
             raise UserError(
@@ -130,16 +140,41 @@ class Material:
             )
         return encoded, drops
 
+    def _tokenise(self, rows: Rows, name: str) -> Iterator[list[Part | UnusableRow]]:
+        done, total = 0, len(rows.samples)
+        with track(f"{name}: tokens") as advance:
+            for batch in encode_batches(rows.samples, self.tokenizer, self.config.max_length, self.config.too_long):
+                yield batch
+                done += len(batch)
+                if done < total:  # a bar is for those who wait
+                    tokens = sum(len(tried[0]) for tried in batch if not isinstance(tried, UnusableRow))
+                    advance(done, total, len(batch), tokens)
+
+    def _load(self, name: str, configs: list[DatasetConfig]) -> Rows:
+        """The rows of these data sets, kept under ``name`` where there is a cache."""
+        if self.cache is None:
+            return load(configs)
+        prints = [data_fingerprint(config) for config in configs]
+        about = None if any(found["sha256"] is None for found in prints) else json.dumps(prints, default=str)
+        with track(f"{name}: rows") as advance:
+
+            def tell(rows: int, total: int) -> None:
+                advance(rows, total + 1, TELL_EVERY)  # all that is left to do then is to name them
+
+            return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, tell))
+
     def decode(self, ids: IntArray) -> str:
         """The text of token ids (T,), without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def labels(self) -> dict[str, int] | None:
+    def labels(self) -> Labels | None:
         """Ground truth of the candidates by id, 1 = unsafe; for reports alone. Raises UserError on other values."""
         column = self.config.label_column
         if column is None:
             return None
-        return {sample.id: _label(sample.row, column, sample.id) for sample in self.rows.samples}
+        samples = self.rows.samples
+        truth = (_label(sample.row, column, sample.id) for sample in samples)
+        return Labels(samples.ids, np.fromiter(truth, np.int64, len(samples)))
 
     @cached_property
     def fingerprints(self) -> dict[str, Any]:

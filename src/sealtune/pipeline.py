@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from sealtune import __version__, processes
 from sealtune.checkpoints import Checkpoints
@@ -176,7 +180,7 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     if scores.faults:
         say(f"rank: the loss of {len(scores.faults)} rows is not finite; ranked last: {', '.join(scores.faults[:5])}")
     run.stop_requested = processes.agreed(recorder.stop_requested or 0) or None
-    run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
+    run.folder.write_scores(scores, run.material.rows.positions(scores.ids))
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
     run.folder.write_jsonl("rank/log.jsonl", recorder.records)
@@ -205,10 +209,11 @@ def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     scores = run.folder.read_scores()
     require_same_ids(scores, encoded.ids, str(run.folder.path("rank/scores.parquet")))
     selection = choose(scores, run.config.select)
-    kept = set(selection.kept)
-    run.folder.write_jsonl("select/kept.jsonl", (s.row for s in run.material.rows.samples if s.id in kept))
+    samples = run.material.rows.samples
+    kept = samples.take(np.flatnonzero(samples.ids.among(selection.kept)))
+    run.folder.write_jsonl("select/kept.jsonl", (sample.row for sample in kept))
     run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(run, selection, drops))
-    run.folder.write_json("select/kept_ids.json", selection.kept)
+    run.folder.write_texts("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (s.row for s in run.material.mixed.samples))
     mixed = len(run.material.mixed.samples)
     say(
@@ -224,12 +229,21 @@ def select(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
 def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator[dict[str, Any]]:
     """Rows rejected by rank and rows that could not be used, in input order; our words under one key."""
-    rejected = {r.id: dataclasses.asdict(r) for r in selection.rejected}
-    found = [(s.position, {**s.row, "sealtune": rejected[s.id]}) for s in run.material.rows.samples if s.id in rejected]
-    for drop in drops:
-        about = {"id": drop.id, "rank": None, "score": None, "reason": f"{drop.reason}: {drop.detail}"}
-        found.append((drop.position, {**drop.row, "sealtune": about}))
-    return (row for _, row in sorted(found, key=lambda pair: pair[0]))
+    samples, rejected = run.material.rows.samples, selection.rejected
+    places = samples.ids.find(row.id for row in rejected)
+    order = np.argsort(places)
+    ranked = zip(samples.take(places[order]), (dataclasses.asdict(rejected[i]) for i in order), strict=True)
+    unusable = sorted(drops, key=lambda drop: drop.position)
+    rows = heapq.merge(
+        ((sample.position, sample.row, about) for sample, about in ranked),
+        ((drop.position, drop.row, _about(drop)) for drop in unusable),
+        key=itemgetter(0),
+    )
+    return ({**row, "sealtune": about} for _, row, about in rows)
+
+
+def _about(drop: Drop) -> dict[str, Any]:
+    return {"id": drop.id, "rank": None, "score": None, "reason": f"{drop.reason}: {drop.detail}"}
 
 
 # -- tune --------------------------------------------------------------------------------------------------------------
@@ -299,7 +313,7 @@ def evaluate_inputs(run: Run) -> dict[str, Any]:
 
 def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     """Ask the base and the tuned model the same prompts, judge the answers, and measure losses."""
-    from sealtune.evaluation import utility
+    from sealtune.evaluation import served, utility
     from sealtune.evaluation.metrics import summarise
     from sealtune.evaluation.panel import by_rule, check, faults, judge_all, tabulate
     from sealtune.evaluation.prompts import notices
@@ -313,14 +327,23 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     prompts, unasked = run.material.prompts
     for line in notices(unasked):
         say(line)
+    for name in settings.served:
+        served.server_of(name, settings)
     sets = {"safe": run.material.safe[0]}
     if settings.held_out_datasets:
         sets["held_out"] = run.material.held_out[0]
     responses: list[Response] = []
     table: list[dict[str, Any]] = []
     folder = run.folder.path("tune")
-    model = run.load_model() if settings.base or is_adapter(folder) else None
-    for name in ("base", "tuned") if settings.base else ("tuned",):
+    names = ("base", "tuned") if settings.base else ("tuned",)
+    ledger = Ledger(run.folder.path("evaluate/judge_cache.jsonl"))
+    for name in names:
+        if name in settings.served:
+            with track(f"{name}: answers of {settings.served[name].base_url}") as advance:
+                responses += served.answer(name, prompts, run.material.tokenizer, settings, ledger, advance)
+    here = [name for name in names if name not in settings.served]
+    model = run.load_model() if "base" in here or ("tuned" in here and is_adapter(folder)) else None
+    for name in here:
         if name == "tuned":
             model = load_tuned(model, folder, run.config)
         assert model is not None
@@ -332,8 +355,9 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
         if settings.tasks:
             say(f"{name}: tasks {', '.join(settings.tasks)}")
             table += utility.measure(model, name, run.material.tokenizer, settings)
+    responses.sort(key=lambda response: names.index(response.model))
     del model  # a judge may need its memory
-    verdicts = judge_all(responses, settings, Ledger(run.folder.path("evaluate/judge_cache.jsonl")), track)
+    verdicts = judge_all(responses, settings, ledger, track)
     for line in faults(verdicts):
         say(line)
     table = summarise(by_rule(verdicts)) + tabulate(verdicts) + table
@@ -341,8 +365,8 @@ def evaluate(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     run.folder.write_jsonl("evaluate/verdicts.jsonl", map(dataclasses.asdict, verdicts))
     run.folder.write_jsonl("evaluate/drops.jsonl", _drop_records(prompts=unasked))
     run.folder.write_json("evaluate/results.json", table)
-    names = ("responses.jsonl", "verdicts.jsonl", "drops.jsonl", "results.json")
-    return Outcome([f"evaluate/{name}" for name in names], {"tokens": sum(r.tokens for r in responses)})
+    files = ("responses.jsonl", "verdicts.jsonl", "drops.jsonl", "results.json")
+    return Outcome([f"evaluate/{name}" for name in files], {"tokens": sum(r.tokens for r in responses)})
 
 
 # -- report ------------------------------------------------------------------------------------------------------------
@@ -362,8 +386,9 @@ def report(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     from sealtune.selection import require_same_ids
 
     scores = run.folder.read_scores()
-    usable = {sample.id for sample in run.material.rows.samples} - {drop.id for drop in read_drops(run)}
-    require_same_ids(scores, sorted(usable), str(run.folder.path("rank/scores.parquet")))
+    ids = run.material.rows.samples.ids
+    usable = ids.take(np.flatnonzero(~ids.among(drop.id for drop in read_drops(run))))
+    require_same_ids(scores, usable, str(run.folder.path("rank/scores.parquet")))
     results = collect(run)
     run.folder.write_json("results.json", results)
     run.folder.write_text("report.html", render(view(run, results)))
@@ -381,7 +406,7 @@ STAGES = {
 
 def _count(encoded: Encoded, drops: list[Drop]) -> str:
     unusable = f", {len(drops):,} unusable" if drops else ""
-    return f"{len(encoded):,} rows, {len(encoded.tokens):,} tokens{unusable}"
+    return f"{len(encoded):,} rows, {int(encoded.lengths.sum()):,} tokens{unusable}"
 
 
 def _drop_records(**sets: list[Drop]) -> Iterator[dict[str, Any]]:

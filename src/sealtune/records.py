@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from signal import SIGTERM
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from sealtune.texts import Texts
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -87,6 +89,36 @@ class Drop:
     position: int = 0
 
 
+class Labels(Mapping[str, int]):
+    """Ground truth by id, 1 = unsafe; ``truth`` int64 (N,) in the order of the ids."""
+
+    def __init__(self, ids: Iterable[str], truth: IntArray) -> None:
+        self.ids = Texts.of(ids)
+        self.truth = truth
+
+    @classmethod
+    def known(cls, labels: Mapping[str, int]) -> Labels:
+        """These labels; themselves where they are such already."""
+        return labels if isinstance(labels, Labels) else cls(labels, np.array(list(labels.values()), np.int64))
+
+    def of(self, ids: Iterable[str]) -> IntArray:
+        """The label of each of these ids (K,), -1 where none is known."""
+        places = self.ids.find(ids)
+        return np.append(self.truth, -1)[places]
+
+    def __getitem__(self, row_id: str) -> int:
+        label = int(self.of([row_id])[0])
+        if label < 0:
+            raise KeyError(row_id)
+        return label
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A ranking: one entry a row, in the order of ``ids``. Higher ``score`` means keep.
@@ -100,8 +132,8 @@ class Scores:
     whose loss is not finite: they are ranked last.
     """
 
-    ids: tuple[str, ...]
-    source: tuple[str, ...]
+    ids: Sequence[str]
+    source: Sequence[str]
     score: FloatArray
     weight: FloatArray
     loss: FloatArray
@@ -146,8 +178,8 @@ class Scores:
         chosen: dict[str, Any] = {
             name: None if values is None else values[np.asarray(rows)] for name, values in columns.items()
         }
-        texts: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in rows) for name in ("ids", "source")}
-        return replace(self, **texts, **chosen)
+        ids, source = Texts.of(self.ids).take(rows), Texts.of(self.source).take(rows)
+        return replace(self, ids=ids, source=source, **chosen)
 
     def by_id(self) -> dict[str, float]:
         """Score of each id."""
@@ -174,11 +206,34 @@ class Contamination(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rejections(Sequence[Rejected]):
+    """Ranked rows that were not kept, the best first; each is made when it is asked for."""
+
+    ids: Texts
+    scores: FloatArray
+    first_rank: int
+    reason: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, i: int) -> Rejected: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Rejected]: ...
+    def __getitem__(self, i: int | slice) -> Rejected | list[Rejected]:
+        if isinstance(i, slice):
+            return [self[place] for place in range(*i.indices(len(self)))]
+        place = range(len(self))[i]
+        return Rejected(self.ids[place], self.first_rank + place, float(self.scores[place]), self.reason)
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Ids kept, in input order, and the rows rejected by rank; the lowest score kept; how many rows seem unsafe."""
 
-    kept: tuple[str, ...]
-    rejected: tuple[Rejected, ...]
+    kept: Sequence[str]
+    rejected: Sequence[Rejected]
     threshold: float
     contamination: Contamination | None = None
 
@@ -231,14 +286,16 @@ class Encoded:
     """N rows as token ids, laid end to end: row i is ``tokens[bounds[i]:bounds[i + 1]]``.
 
     ``tokens`` int32 (T,); ``mask`` bool (T,), true where a token is learned (response tokens and the marker that ends
-    the turn); ``bounds`` int64 (N + 1,).
+    the turn); ``bounds`` int64 (N + 1,). With ``order`` (N,) row i is the one at ``order[i]`` of these arrays, which
+    may hold more rows: tokens of many rows lie in a file, and choosing or sorting them copies none.
     """
 
-    ids: tuple[str, ...]
-    source: tuple[str, ...]
+    ids: Sequence[str]
+    source: Sequence[str]
     tokens: npt.NDArray[np.int32]
     mask: npt.NDArray[np.bool_]
     bounds: IntArray
+    order: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -246,37 +303,52 @@ class Encoded:
     @property
     def lengths(self) -> IntArray:
         """Tokens of each row, (N,)."""
-        return np.diff(self.bounds)
+        return np.diff(self.bounds) if self.order is None else self._lengths_at(self.order)
 
     def lengths_of(self, rows: IntArray) -> IntArray:
         """Tokens of the rows at these positions (B,): a batch must not cost what N rows cost."""
-        lengths: IntArray = self.bounds[rows + 1] - self.bounds[rows]
+        return self._lengths_at(rows if self.order is None else self.order[rows])
+
+    def _lengths_at(self, places: IntArray) -> IntArray:
+        lengths: IntArray = self.bounds[places + 1] - self.bounds[places]
         return lengths
 
     def row(self, i: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Token ids and mask of row i."""
-        piece = slice(self.bounds[i], self.bounds[i + 1])
+        place = i if self.order is None else self.order[i]
+        piece = slice(self.bounds[place], self.bounds[place + 1])
         return self.tokens[piece], self.mask[piece]
+
+    def block(self, start: int, stop: int) -> Encoded:
+        """Rows ``start`` to ``stop`` without an ``order``: a few of them, laid end to end."""
+        ids, source = self.ids[start:stop], self.source[start:stop]
+        if self.order is not None:
+            return Encoded.join(ids, source, [self.row(i) for i in range(start, stop)])
+        first, last = self.bounds[start], self.bounds[stop]
+        return Encoded(
+            ids, source, self.tokens[first:last], self.mask[first:last], self.bounds[start : stop + 1] - first
+        )
 
     def take(self, rows: Sequence[int] | IntArray) -> Encoded:
         """The rows at these positions, in this order."""
-        parts = [self.row(i) for i in rows]
-        return Encoded.join([self.ids[i] for i in rows], [self.source[i] for i in rows], parts)
+        places = np.asarray(rows, np.int64)
+        ids, source = Texts.of(self.ids).take(places), Texts.of(self.source).take(places)
+        return replace(self, ids=ids, source=source, order=places if self.order is None else self.order[places])
 
     def among(self, ids: Iterable[str]) -> Encoded:
         """The rows that have one of these ids."""
-        wanted = frozenset(ids)
-        places = [i for i, row_id in enumerate(self.ids) if row_id in wanted]
-        return self if len(places) == len(self) else self.take(places)
+        chosen = Texts.of(self.ids).among(ids)
+        return self if chosen.all() else self.take(np.flatnonzero(chosen))
 
     def extend(self, other: Encoded) -> Encoded:
         """These rows and then the other's."""
+        mine, its = self.block(0, len(self)), other.block(0, len(other))
         return Encoded(
-            ids=self.ids + other.ids,
-            source=self.source + other.source,
-            tokens=np.concatenate([self.tokens, other.tokens]),
-            mask=np.concatenate([self.mask, other.mask]),
-            bounds=np.concatenate([self.bounds, self.bounds[-1] + other.bounds[1:]]),
+            ids=Texts.of(mine.ids) + its.ids,
+            source=Texts.of(mine.source) + its.source,
+            tokens=np.concatenate([mine.tokens, its.tokens]),
+            mask=np.concatenate([mine.mask, its.mask]),
+            bounds=np.concatenate([mine.bounds, mine.bounds[-1] + its.bounds[1:]]),
         )
 
     @classmethod
@@ -289,8 +361,8 @@ class Encoded:
         """Rows given one by one as (token ids, mask)."""
         lengths = [len(tokens) for tokens, _ in parts]
         return cls(
-            ids=tuple(ids),
-            source=tuple(source),
+            ids=Texts.of(ids),
+            source=Texts.of(source),
             tokens=np.concatenate([np.asarray(t, np.int32) for t, _ in parts] or [np.empty(0, np.int32)]),
             mask=np.concatenate([np.asarray(m, np.bool_) for _, m in parts] or [np.empty(0, np.bool_)]),
             bounds=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sealtune import selection
+from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
-from sealtune.records import Drop, Rejected, Response, Scores, Verdict
+from sealtune.records import Drop, Labels, Rejected, Response, Scores, Verdict
 from sealtune.report.view import ReportView
+from sealtune.texts import Texts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +22,7 @@ def collect(run: Run) -> dict[str, Any]:
     """results.json: rows, how well the ranking finds labelled rows, the evaluation table, and the cost."""
     scores, drops = run.folder.read_scores(), read_drops(run)
     stages = run.folder.manifest()["stages"]
-    kept = set(run.folder.read_json("select/kept_ids.json")) if "select" in stages else None
+    kept = Texts.of(run.folder.read_json("select/kept_ids.json")) if "select" in stages else None
     rows = {"ranked": len(scores), "unusable": len(drops)}
     if kept is not None:
         rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
@@ -44,11 +45,13 @@ def read_drops(run: Run) -> list[Drop]:
     return [Drop(r["id"], r["source"], r["reason"], r["detail"], row={}) for r in records]
 
 
-def ranking_quality(scores: Scores, labels: dict[str, int] | None, kept: set[str] | None) -> dict[str, Any] | None:
+def ranking_quality(
+    scores: Scores, labels: Mapping[str, int] | None, kept: Collection[str] | None
+) -> dict[str, Any] | None:
     """How well low scores find the rows labelled 1; None without labels."""
     if labels is None:
         return None
-    unsafe = np.array([labels[row_id] for row_id in scores.ids])
+    unsafe = Labels.known(labels).of(scores.ids)
     total = int(unsafe.sum())
     quality: dict[str, Any] = {
         "unsafe_rows": total,
@@ -58,12 +61,12 @@ def ranking_quality(scores: Scores, labels: dict[str, int] | None, kept: set[str
         "recall_in_lowest_20_percent": metrics.recall_in_lowest(scores.score, unsafe, 0.2),
     }
     if kept is not None and total:
-        lost = sum(label for row_id, label in zip(scores.ids, unsafe, strict=True) if row_id not in kept)
+        lost = unsafe[~Texts.of(scores.ids).among(kept)].sum()
         quality |= {"unsafe_rows_dropped": int(lost), "recall_in_dropped": float(lost / total)}
     return quality
 
 
-def sureness(scores: Scores, kept: set[str] | None) -> dict[str, Any]:
+def sureness(scores: Scores, kept: Collection[str] | None) -> dict[str, Any]:
     """How sure the ranking is, and how many rows seem unsafe; None where the ranker does not tell."""
     found = selection.contamination(scores)
     return {
@@ -76,16 +79,15 @@ def sureness(scores: Scores, kept: set[str] | None) -> dict[str, Any]:
 def view(run: Run, results: dict[str, Any]) -> ReportView:
     """What the page shows of the run."""
     folder, manifest = run.folder, run.folder.manifest()
-    samples = run.material.rows.samples
     rejected = [r["sealtune"] for r in folder.read_jsonl("select/dropped.jsonl") if r["sealtune"]["rank"] is not None]
     scores = folder.read_scores()
-    kept = frozenset(folder.read_json("select/kept_ids.json") if "kept" in results["rows"] else ())
+    kept = Texts.of(folder.read_json("select/kept_ids.json") if "kept" in results["rows"] else ())
     return ReportView(
         title=run.config.report.title,
         config=manifest["config"],
         manifest={k: v for k, v in manifest.items() if k != "config"},
         scores=scores,
-        texts={s.id: (s.prompt, s.response) for s in samples},
+        texts=_Conversations(run.material.rows.samples),
         kept=kept,
         unsure=selection.unsure(scores, kept),
         sureness=results["sureness"],
@@ -99,6 +101,26 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
         labels=run.material.labels(),
         rows_shown=run.config.report.rows_shown,
     )
+
+
+class _Conversations(Mapping[str, tuple[str, str]]):
+    """Prompt and response of each id, read when they are asked for: a page shows those of few rows."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, row_id: str) -> tuple[str, str]:
+        place = int(self.samples.ids.find([row_id])[0])
+        if place < 0:
+            raise KeyError(row_id)
+        sample = self.samples[place]
+        return sample.prompt, sample.response
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.samples.ids)
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
 
 def short_table(results: dict[str, Any]) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from sealtune.config import SelectConfig
 from sealtune.contamination import estimate
-from sealtune.records import Contamination, Rejected, Scores, Selection, UserError
+from sealtune.records import Contamination, IntArray, Rejections, Scores, Selection, UserError
+from sealtune.texts import Texts
 
 CAUTION = 0.02
 """Share that ``keep_ratio: auto`` drops where no group of unsafe rows is seen: a few of them hide among the worst."""
@@ -26,7 +27,7 @@ def select(scores: Scores, settings: SelectConfig) -> Selection:
     Raises:
         UserError: nothing would be kept, or ``keep_ratio`` is ``auto`` and the ranker gives nothing to estimate from.
     """
-    order = sorted(range(len(scores)), key=lambda i: (-scores.score[i], scores.ids[i]))
+    ids, order = Texts.of(scores.ids), best_first(scores)
     found = contamination(scores)
     if settings.threshold is not None:
         count = int(np.count_nonzero(scores.score >= settings.threshold))
@@ -41,14 +42,18 @@ def select(scores: Scores, settings: SelectConfig) -> Selection:
             f"{scores.score.max():.4g}: lower select.threshold or raise select.keep_ratio"
         )
     return Selection(
-        kept=tuple(scores.ids[i] for i in sorted(order[:count])),
-        rejected=tuple(
-            Rejected(scores.ids[i], rank, float(scores.score[i]), reason)
-            for rank, i in enumerate(order[count:], start=count + 1)
-        ),
+        kept=ids.take(np.sort(order[:count])),
+        rejected=Rejections(ids.take(order[count:]), scores.score[order[count:]], count + 1, reason),
         threshold=float(scores.score[order[count - 1]]),
         contamination=found,
     )
+
+
+def best_first(scores: Scores) -> IntArray:
+    """Positions by falling score, (N,); of equal scores the lower id comes first."""
+    by_id = Texts.of(scores.ids).order()
+    order: IntArray = by_id[np.argsort(-scores.score[by_id], kind="stable")]
+    return order
 
 
 def contamination(scores: Scores) -> Contamination | None:
@@ -70,16 +75,17 @@ def share_to_drop(found: Contamination | None) -> float:
 
 def lowest_kept(scores: Scores, kept: Collection[str]) -> float | None:
     """The threshold: the lowest score of the rows kept; None where none is."""
-    return min((score for row_id, score in scores.by_id().items() if row_id in kept), default=None)
+    found = scores.score[Texts.of(scores.ids).among(kept)]
+    return float(found.min()) if len(found) else None
 
 
-def unsure(scores: Scores, kept: Collection[str]) -> frozenset[str]:
+def unsure(scores: Scores, kept: Collection[str]) -> Collection[str]:
     """Rows so near the threshold that other safe rows, or other epochs, might have put them on the other side."""
     threshold = lowest_kept(scores, kept)
     if threshold is None or scores.doubt is None:
         return frozenset()
     near = np.abs(scores.score - threshold) < UNSURE * scores.doubt
-    return frozenset(row_id for row_id, close in zip(scores.ids, near, strict=True) if close)
+    return Texts.of(scores.ids).take(np.flatnonzero(near))
 
 
 def reliability(scores: Scores) -> float | None:
@@ -92,11 +98,12 @@ def reliability(scores: Scores) -> float | None:
     return max(0.0, 1 - float(np.mean(scores.doubt**2)) / float(scores.score.var()))
 
 
-def require_same_ids(scores: Scores, ids: Sequence[str], where: str) -> None:
+def require_same_ids(scores: Scores, ids: Iterable[str], where: str) -> None:
     """Raise UserError where the scores are of other rows than the data."""
-    missing, extra = set(ids) - set(scores.ids), set(scores.ids) - set(ids)
+    given, scored = Texts.of(ids), Texts.of(scores.ids)
+    missing, extra = (a.take(np.flatnonzero(~a.among(b))) for a, b in ((given, scored), (scored, given)))
     if missing or extra:
-        example = sorted(missing or extra)[0]
+        example = min(missing or extra)
         raise UserError(
             f"{where}: the scores do not match the data: {len(missing)} rows have no score and {len(extra)} scores no "
             f"row, for example id {example}; rank again, or give the data that was ranked"

@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sealtune.records import FloatArray, Scores, UserError
+from sealtune.lines import json_line, without_nan
+from sealtune.lines import plain as plain
+from sealtune.records import FloatArray, IntArray, Scores, UserError
+from sealtune.texts import Texts
 
 STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
+ROW_GROUP = 2**20
 
 
 class RunFolder:
@@ -61,12 +65,20 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one JSON file, readable by people."""
-        self.write_text(name, json.dumps(_without_nan(content), indent=2, ensure_ascii=False, default=plain) + "\n")
+        self.write_text(name, json.dumps(without_nan(content), indent=2, ensure_ascii=False, default=plain) + "\n")
+
+    def write_texts(self, name: str, texts: Iterable[str]) -> None:
+        """Write a JSON list of texts, one a line."""
+        with self.whole_file(name) as scratch, scratch.open("w", encoding="utf-8") as file:
+            file.write("[")
+            for i, text in enumerate(texts):
+                file.write(f"{',' if i else ''}\n  {json.dumps(text, ensure_ascii=False)}")
+            file.write("\n]\n")
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, one JSON object a line. Values that JSON lacks (dates of Parquet) become text."""
         with self.whole_file(name) as scratch, scratch.open("wb") as file:
-            file.writelines(_json_line(row) for row in rows)
+            file.writelines(json_line(row) for row in rows)
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON file. Raises UserError where it is missing or broken."""
@@ -129,16 +141,18 @@ class RunFolder:
 
     # -- scores ------------------------------------------------------------------------------------------------------
 
-    def write_scores(self, scores: Scores, positions: Mapping[str, int], name: str = "rank/scores.parquet") -> None:
-        """Write the scores; ``positions`` tells each id's place among all rows read, from 0."""
+    def write_scores(self, scores: Scores, positions: IntArray, name: str = "rank/scores.parquet") -> None:
+        """Write the scores; ``positions`` (N,) tells each row's place among all rows read, from 0."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         columns = {column: _column(getattr(scores, field), len(scores)) for column, field in SCORE_COLUMNS.items()}
-        rows = [positions[row_id] for row_id in scores.ids]
-        table = pa.table({"id": columns.pop("id"), "row": rows, **columns})
-        with self.whole_file(name) as scratch:
-            pq.write_table(table, scratch)
+        table = pa.table({"id": columns.pop("id"), "row": positions, **columns})
+        texts = {"id": pa.string(), "source": pa.string()}
+        schema = pa.schema([(field.name, texts.get(field.name, field.type)) for field in table.schema])
+        with self.whole_file(name) as scratch, pq.ParquetWriter(scratch, schema) as writer:
+            for batch in table.to_batches(max_chunksize=ROW_GROUP):
+                writer.write_batch(batch.cast(schema))
 
     def read_scores(self) -> Scores:
         """Read rank/scores.parquet. Raises UserError where it is missing or is not one."""
@@ -149,7 +163,7 @@ class RunFolder:
         if not path.exists():
             raise UserError(f"{path}: no such file; run `sealtune rank` first")
         try:
-            columns = pq.read_table(path, columns=list(SCORE_COLUMNS)).to_pydict()
+            columns = pq.read_table(path, columns=list(SCORE_COLUMNS), read_dictionary=["source"])
         except (pa.ArrowException, OSError, KeyError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
         numbers: dict[str, Any] = {
@@ -157,8 +171,8 @@ class RunFolder:
         }
         doubt, margin = (_unless_nan(np.asarray(columns[field], np.float64)) for field in ("doubt", "margin"))
         return Scores(
-            ids=tuple(columns["id"]),
-            source=tuple(columns["source"]),
+            ids=Texts.column(columns["id"]),
+            source=Texts.column(columns["source"]),
             visits=np.asarray(columns["visits"], np.int64),
             doubt=doubt,
             margin=margin,
@@ -284,33 +298,7 @@ def _column(values: Any, n: int) -> Any:
     """A column of n values; NaN in all of them where a ranker gives none."""
     if values is None:
         return np.full(n, np.nan)
-    return list(values) if isinstance(values, tuple) else values
-
-
-def _json_line(row: Mapping[str, Any]) -> bytes:
-    """The row as JSON. Half of a surrogate pair, which UTF-8 cannot hold, stays the escape that it was."""
-    try:
-        return (json.dumps(_without_nan(row), ensure_ascii=False, default=plain) + "\n").encode("utf-8")
-    except UnicodeEncodeError:
-        return (json.dumps(_without_nan(row), default=plain) + "\n").encode("ascii")
-
-
-def _without_nan(value: Any) -> Any:
-    """The value with null in place of NaN, which JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON lacks, as one that it has."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return values if isinstance(values, np.ndarray) else Texts.of(values).values
 
 
 @contextlib.contextmanager

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
 
 from sealtune import data
-from sealtune.records import Drop, Encoded, Sample
+from sealtune.data.encode import Part, drop
+from sealtune.data.readers import UnusableRow
+from sealtune.data.row_store import Rows
+from sealtune.records import Drop, Encoded
 from sealtune.store import RunFolder
 
-ARRAYS = ("tokens", "mask", "bounds")
+ARRAYS = {"tokens": np.int32, "mask": np.bool_, "bounds": np.int64}
 
 Tokenised = tuple[Encoded, list[Drop]]
+Made = Iterable[Sequence[Part | UnusableRow]]
+"""What the tokenizer makes of the samples, in their order, some of them at a time."""
 
 
 class TokenCache:
@@ -27,57 +35,85 @@ class TokenCache:
         self.folder = folder
         self.prefix = prefix
 
-    def get(self, name: str, about: str, samples: Sequence[Sample], make: Callable[[], Tokenised]) -> Tokenised:
-        """The tokens of ``samples``: kept ones where they were made of the same rows, and ``about`` told the same."""
-        key, place = _key(about, samples), f"tokens/{self.prefix}{name}"
-        found = self._read(place, key, samples)
+    def get(self, name: str, about: str, rows: Rows, make: Callable[[], Made]) -> Tokenised | None:
+        """The tokens of ``rows``: kept ones where they were made of the same rows, and ``about`` told the same.
+
+        None where they cannot be kept: there is no room for them, or no permission.
+        """
+        key, place = f"{code()} {about} {rows.digest}", f"tokens/{self.prefix}{name}"
+        found = self._read(place, key, rows)
         if found is None:
-            found = make()
-            with suppress(OSError):  # no room for them, or no permission: they are only made again
-                self._write(place, key, samples, *found)
+            with suppress(OSError):
+                self._write(place, key, make())
+                found = self._read(place, key, rows)
         return found
 
-    def _read(self, place: str, key: str, samples: Sequence[Sample]) -> Tokenised | None:
+    def _read(self, place: str, key: str, rows: Rows) -> Tokenised | None:
         folder = self.folder.path(place)
         try:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             if about["key"] != key:
                 return None
-            unusable = {int(i): (str(reason), str(detail)) for i, reason, detail in about["drops"]}
+            faults = [(int(i), str(reason), str(detail)) for i, reason, detail in about["drops"]]
             # "c": pages are read as they are needed, and nothing that is written goes back to the file.
             tokens, mask, bounds = (np.load(folder / f"{array}.npy", mmap_mode="c") for array in ARRAYS)
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this version writes it
             return None
-        drops = [_drop(samples[i], *fault) for i, fault in unusable.items()]
-        kept = [sample for i, sample in enumerate(samples) if i not in unusable]
-        ids, sources = tuple(sample.id for sample in kept), tuple(sample.source for sample in kept)
+        ids, sources = rows.samples.ids, rows.samples.sources
+        if faults:
+            kept = np.delete(np.arange(len(ids)), [i for i, *_ in faults])
+            ids, sources = ids.take(kept), sources.take(kept)
+        drops = [drop(rows.samples[i], *fault) for i, *fault in faults]
         return None if len(bounds) != len(ids) + 1 else (Encoded(ids, sources, tokens, mask, bounds), drops)
 
-    def _write(self, place: str, key: str, samples: Sequence[Sample], encoded: Encoded, drops: Sequence[Drop]) -> None:
-        index = {sample.id: i for i, sample in enumerate(samples)}
-        about = {"key": key, "drops": [(index[drop.id], drop.reason, drop.detail) for drop in drops]}
-        with self.folder.whole_folder(place) as scratch:
-            for array in ARRAYS:
-                np.save(scratch / f"{array}.npy", getattr(encoded, array), allow_pickle=False)
+    def _write(self, place: str, key: str, made: Made) -> None:
+        """Write the tokens as they come: they may be more than memory holds."""
+        faults: list[tuple[int, str, str]] = []
+        with self.folder.whole_folder(place) as scratch, ExitStack() as files:
+            arrays = [files.enter_context(_growing(scratch / f"{name}.npy", t)) for name, t in ARRAYS.items()]
+            tokens, mask, bounds = arrays
+            count, end = 0, 0
+            bounds(np.zeros(1, np.int64))
+            for batch in made:
+                parts = [tried for tried in batch if not isinstance(tried, UnusableRow)]
+                faults += [(count + i, t.reason, t.detail) for i, t in enumerate(batch) if isinstance(t, UnusableRow)]
+                count += len(batch)
+                if parts:
+                    tokens(np.concatenate([part[0] for part in parts]))
+                    mask(np.concatenate([part[1] for part in parts]))
+                    ends = end + np.cumsum([len(part[0]) for part in parts])
+                    bounds(ends)
+                    end = int(ends[-1])
+            about = {"key": key, "drops": faults}
             (scratch / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def _key(about: str, samples: Sequence[Sample]) -> str:
-    digest = hashlib.blake2b(f"{_code()} {about}".encode(), digest_size=16)
-    for sample in samples:
-        turns = [(message.role, message.content) for message in sample.messages]
-        digest.update(json.dumps([sample.id, turns]).encode("ascii"))
-    return digest.hexdigest()
+@contextmanager
+def _growing(path: Path, dtype: npt.DTypeLike) -> Iterator[Callable[[npt.NDArray[Any]], None]]:
+    """An .npy file of one dimension that what it is called with is added to; its length is entered at the end."""
+    length = 0
+
+    def write_header(file: BinaryIO) -> None:
+        about = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (length,)}
+        npy.write_array_header_1_0(file, about)  # numpy leaves room for a longer shape, so that it can be replaced
+
+    with path.open("wb") as file:
+        write_header(file)
+
+        def add(values: npt.NDArray[Any]) -> None:
+            nonlocal length
+            length += len(values)
+            file.write(np.ascontiguousarray(values, dtype).data)
+
+        yield add
+        file.seek(0)
+        write_header(file)
 
 
 @cache
-def _code() -> str:
+def code() -> str:
     """A hash of the code that makes tokens: another version may make others."""
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(Path(data.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _drop(sample: Sample, reason: str, detail: str) -> Drop:
-    return Drop(sample.id, sample.source, reason, detail, sample.row, sample.position)

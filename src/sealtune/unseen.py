@@ -9,7 +9,8 @@ import numpy as np
 
 from sealtune.config import DatasetConfig
 from sealtune.console import say, track
-from sealtune.data.door import Rows, load
+from sealtune.data.door import load
+from sealtune.data.row_store import Rows
 from sealtune.pipeline import rank_inputs
 from sealtune.records import Drop, Scores, UserError
 
@@ -47,7 +48,7 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
     drops = [*rows.drops, *unusable]
     threshold = run.folder.manifest()["stages"].get("select", {}).get("threshold")
     found = _scored(run, rows, scores, drops, threshold)
-    run.folder.write_scores(scores, {sample.id: sample.position for sample in rows.samples}, f"{FOLDER}/scores.parquet")
+    run.folder.write_scores(scores, rows.positions(scores.ids), f"{FOLDER}/scores.parquet")
     run.folder.write_jsonl(f"{FOLDER}/rows.jsonl", found)
     told = f"score: {len(scores):,} rows scored, {len(drops):,} unusable"
     if threshold is not None:

@@ -4,65 +4,74 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sealtune.config import DatasetConfig
 from sealtune.data import readers
-from sealtune.data.files import read_rows
+from sealtune.data.files import PlacedRow, read_rows
+from sealtune.data.naming import hash_text
 from sealtune.data.readers import Reader, UnusableRow
-from sealtune.records import Drop, Message, Sample, UserError
+from sealtune.data.row_store import Entry, Rows, RowWriter
+from sealtune.lines import json_line
+from sealtune.records import Drop, Message, UserError
+
+Tell = Callable[[int, int], None]
+"""Called now and then with the number of rows that were read, and of all."""
+TELL_EVERY = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What came through the door and what did not, both in input order."""
-
-    samples: list[Sample]
-    drops: list[Drop]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A row as read: its own id if it has one, the hash of its content, and its messages or its fault."""
-
-    own: str | None
-    content: str
-    source: str
-    fraction: float
-    row: Mapping[str, Any]
-    found: tuple[Message, ...] | UnusableRow
-
-
-def load(configs: Sequence[DatasetConfig]) -> Rows:
-    """The rows of these data sets, each under an id that no other row of the call has.
+def load(configs: Sequence[DatasetConfig], folder: Path | None = None, tell: Tell = lambda rows, total: None) -> Rows:
+    """The rows of these data sets, each under an id that no other row of the call has; kept in ``folder`` if given.
 
     Raises:
         UserError: a source that cannot be read, a missing column, an unknown format, or no usable row.
     """
-    entries = [entry for config in configs for entry in _read(config)]
-    rows = Rows([], [])
-    for position, (name, entry) in enumerate(zip(_name(entries), entries, strict=True)):
-        if _share(name) >= entry.fraction:
-            continue
-        if isinstance(entry.found, UnusableRow):
-            rows.drops.append(Drop(name, entry.source, entry.found.reason, entry.found.detail, entry.row, position))
-        else:
-            rows.samples.append(Sample(name, entry.found, entry.source, entry.row, position))
+    # All are gone through twice, since any row may show a column that decides how every row is read.
+    surveys = [_survey(config) for config in configs]
+    writer, total = RowWriter(folder), sum(count for _, count in surveys)
+    for config, (reader, _) in zip(configs, surveys, strict=True):
+        writer.begin(config.fraction)
+        for entry in _read(config, reader):
+            writer.add(entry)
+            if len(writer) % TELL_EVERY == 0:
+                tell(len(writer), total)
+    rows = writer.finish()
     if not rows.samples:
         raise UserError(_nothing_left(configs, rows.drops))
     return rows
 
 
-def _read(config: DatasetConfig) -> list[_Entry]:
-    rows = config.rows if config.rows is not None else [row for _, row in read_rows(config)]
+def no_rows() -> Rows:
+    """What comes through the door where there is no data set."""
+    return RowWriter().finish()
+
+
+def _survey(config: DatasetConfig) -> tuple[Reader, int]:
+    """The reader of a data set's rows, and how many there are."""
+    columns: set[str] = set()
+    count = 0
+    for _, row in _placed_rows(config):
+        columns.update(row)
+        count += 1
+    return _choose_reader(config, columns), count
+
+
+def _read(config: DatasetConfig, reader: Reader) -> Iterator[Entry]:
     view = _renaming(config.columns)
-    reader = _choose_reader(config, {column for row in rows for column in row})
-    fallback = config.name or Path(config.path).stem
-    return [_entry(row, view(row), reader, fallback, config.fraction) for row in rows]
+    fallback = _printable(config.name or Path(config.path).stem)
+    for where, row in _placed_rows(config):
+        try:
+            yield _entry(row, view(row), reader, fallback)
+        except RecursionError:
+            raise UserError(f"{where}: nested too deeply; leave the row out") from None
+
+
+def _placed_rows(config: DatasetConfig) -> Iterator[PlacedRow]:
+    if config.rows is None:
+        return read_rows(config)
+    return ((f"{config.path}, row {number}", row) for number, row in enumerate(config.rows, 1))
 
 
 def _renaming(columns: Mapping[str, str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -98,10 +107,18 @@ def _demand(path: str, wanted: Iterable[str], found: set[str]) -> None:
         )
 
 
-def _entry(row: Mapping[str, Any], view: Mapping[str, Any], reader: Reader, source: str, fraction: float) -> _Entry:
+def _entry(row: Mapping[str, Any], view: Mapping[str, Any], reader: Reader, source: str) -> Entry:
     found = _converse(reader, view)
-    content = row if isinstance(found, UnusableRow) else found
-    return _Entry(_own_id(view.get("id")), _hash(content), _source(view.get("source")) or source, fraction, row, found)
+    unusable = isinstance(found, UnusableRow)
+    content = _canonical(row if unusable else found)
+    return Entry(
+        own=_own_id(view.get("id")),
+        content=hash_text(content),
+        source=_source(view.get("source")) or source,
+        messages=None if unusable else content,
+        fault=(found.reason, _printable(found.detail)) if isinstance(found, UnusableRow) else (None, None),
+        line=json_line(row),
+    )
 
 
 def _converse(reader: Reader, view: Mapping[str, Any]) -> tuple[Message, ...] | UnusableRow:
@@ -130,42 +147,8 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _hash(content: Any) -> str:
-    """16 hex digits of the content alone, whatever the order of its keys."""
-    canonical = json.dumps(content, sort_keys=True, default=repr)
-    return blake2b(canonical.encode(), digest_size=8).hexdigest()
-
-
-def _name(entries: Sequence[_Entry]) -> list[str]:
-    """One id an entry; only the suffix of exact duplicates depends on the order of the entries."""
-    stems = [entry.own or entry.content for entry in entries]
-    contents: dict[str, set[str]] = {}
-    for stem, entry in zip(stems, entries, strict=True):
-        contents.setdefault(stem, set()).add(entry.content)
-    clear = [
-        stem if len(contents[stem]) == 1 else f"{stem}~{entry.content[:8]}"
-        for stem, entry in zip(stems, entries, strict=True)
-    ]
-    return _number_duplicates(clear)
-
-
-def _number_duplicates(names: Sequence[str]) -> list[str]:
-    """Each name made unique: ``a, a, a`` becomes ``a, a-2, a-3``, past any name that is taken already."""
-    taken, seen, unique = set(names), Counter[str](), []
-    for name in names:
-        seen[name] += 1
-        numbered = name
-        while seen[name] > 1 and (numbered := f"{name}-{seen[name]}") in taken:
-            seen[name] += 1
-        taken.add(numbered)
-        unique.append(numbered)
-    return unique
-
-
-def _share(name: str) -> float:
-    """Where an id falls in [0, 1): the same for every order of the rows."""
-    digest = blake2b(name.encode(), digest_size=8, person=b"fraction").digest()
-    return int.from_bytes(digest, "big") / 2**64
+_canonical = json.JSONEncoder(sort_keys=True, default=repr).encode
+"""A content as text, whatever the order of its keys."""
 
 
 def _nothing_left(configs: Sequence[DatasetConfig], drops: Sequence[Drop]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sealtune.data.readers import UnusableRow
-from sealtune.data.template import Answer, Rendered, ensure_chat_template, render
+from sealtune.data.template import Answer, Rendered, ensure_chat_template, find_habits, render
 from sealtune.data.tokens import Tokens, tokenize, tokenize_forged
 from sealtune.records import Drop, Encoded, Message, Sample, UserError
 
@@ -35,18 +36,44 @@ def encode(
     Raises:
         UserError: the tokenizer is not a fast one, so that tokens cannot be placed in the text.
     """
-    _prepare(tokenizer)
     kept: list[tuple[Sample, Part]] = []
     drops: list[Drop] = []
     rows = iter(samples)
-    while batch := list(islice(rows, BATCH_ROWS)):
-        for sample, tried in zip(batch, _encode_batch(batch, tokenizer, max_length, too_long), strict=True):
+    for batch in encode_batches(samples, tokenizer, max_length, too_long):
+        for sample, tried in zip(islice(rows, len(batch)), batch, strict=True):
             if isinstance(tried, UnusableRow):
-                drops.append(Drop(sample.id, sample.source, tried.reason, tried.detail, sample.row, sample.position))
+                drops.append(drop(sample, tried.reason, tried.detail))
             else:
                 kept.append((sample, tried))
     ids, sources = [sample.id for sample, _ in kept], [sample.source for sample, _ in kept]
     return Encoded.join(ids, sources, [part for _, part in kept]), drops
+
+
+def encode_batches(
+    samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong = "truncate"
+) -> Iterator[list[Part | UnusableRow]]:
+    """What ``encode`` makes of each sample, BATCH_ROWS at a time; no more than two batches are in memory.
+
+    Texts of one batch are made while another one's are tokenised in a thread, which alone asks the tokenizer.
+    """
+    _prepare(tokenizer)
+    find_habits(tokenizer)
+    rows = iter(samples)
+    with ThreadPoolExecutor(1) as pool:
+        before = None
+        while batch := list(islice(rows, BATCH_ROWS)):
+            tried = [_try_render(sample, tokenizer) for sample in batch]
+            tokens = pool.submit(_tokenize_batch, tried, tokenizer)
+            if before:
+                yield _fit_batch(*before, max_length, too_long)
+            before = tried, tokens
+        if before:
+            yield _fit_batch(*before, max_length, too_long)
+
+
+def drop(sample: Sample, reason: str, detail: str) -> Drop:
+    """The sample as one that is not used."""
+    return Drop(sample.id, sample.source, reason, detail, sample.row, sample.position)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -70,22 +97,42 @@ def _prepare(tokenizer: PreTrainedTokenizerBase) -> None:
     ensure_chat_template(tokenizer)
 
 
-def _encode_batch(
-    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong
-) -> Iterator[Part | UnusableRow]:
-    """One part, or the reason why there is none, for each sample."""
-    tried = [_try_render(sample, tokenizer) for sample in samples]
-    plain = [item.text for item in tried if isinstance(item, Rendered) and not item.forged]
-    tokens = iter(tokenize(tokenizer, plain))
-    for item in tried:
+def _tokenize_batch(
+    tried: Sequence[Rendered | UnusableRow], tokenizer: PreTrainedTokenizerBase
+) -> list[Tokens | UnusableRow]:
+    """Tokens, or the reason why there are none, for each text."""
+    plain = iter(tokenize(tokenizer, [item.text for item in tried if isinstance(item, Rendered) and not item.forged]))
+
+    def tokens(item: Rendered | UnusableRow) -> Tokens | UnusableRow:
         if isinstance(item, UnusableRow):
-            yield item
-            continue
+            return item
         try:
-            found = tokenize_forged(tokenizer, item) if item.forged else next(tokens)
-            yield _fit(found, item.answers, max_length, too_long)
+            return tokenize_forged(tokenizer, item) if item.forged else next(plain)
         except UnusableRow as fault:
-            yield fault
+            return fault
+
+    return [tokens(item) for item in tried]
+
+
+def _fit_batch(
+    tried: Sequence[Rendered | UnusableRow],
+    tokens: Future[list[Tokens | UnusableRow]],
+    max_length: int,
+    too_long: TooLong,
+) -> list[Part | UnusableRow]:
+    """One part, or the reason why there is none, for each text."""
+
+    def fit(item: Rendered | UnusableRow, found: Tokens | UnusableRow) -> Part | UnusableRow:
+        if isinstance(item, UnusableRow):
+            return item
+        if isinstance(found, UnusableRow):
+            return found
+        try:
+            return _fit(found, item.answers, max_length, too_long)
+        except UnusableRow as fault:
+            return fault
+
+    return [fit(item, found) for item, found in zip(tried, tokens.result(), strict=True)]
 
 
 def _try_render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Rendered | UnusableRow:

@@ -27,12 +27,12 @@ def hashed_ngrams(rows: Encoded, start: int, stop: int) -> tuple[IntArray, HashA
     Prompts are left out: the mask is all that tells a row's own words from the template that every row shares. A
     bigram is two neighbours that are both learned; it joins neither two rows nor two turns.
     """
-    first, last = rows.bounds[start], rows.bounds[stop]
-    mask = rows.mask[first:last]
-    owner = np.repeat(np.arange(stop - start), np.diff(rows.bounds[start : stop + 1]))
-    once = _mix(rows.tokens[first:last].astype(np.uint64))
+    rows = rows.block(start, stop)
+    mask, tokens = rows.mask, rows.tokens.astype(np.uint64)
+    owner = np.repeat(np.arange(len(rows)), rows.lengths)
+    once = _mix(tokens)
     pair = mask[1:] & mask[:-1] & (owner[1:] == owner[:-1])
-    twice = _mix(once[:-1][pair] + rows.tokens[first:last][1:][pair].astype(np.uint64) + np.uint64(1))
+    twice = _mix(once[:-1][pair] + tokens[1:][pair] + np.uint64(1))
     return np.concatenate([owner[mask], owner[1:][pair]]), np.concatenate([once[mask], twice])
 
 

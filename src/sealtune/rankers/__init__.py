@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sealtune.config import Config
 from sealtune.records import Encoded, IntArray, RunError, Scores, UserError, did_you_mean
+from sealtune.texts import Texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,8 +73,7 @@ def rank(job: Job) -> Scores:
     """
     method = job.config.rank.method
     check(method)
-    order = sorted(range(len(job.candidates)), key=job.candidates.ids.__getitem__)
-    safe_order = sorted(range(len(job.safe)), key=job.safe.ids.__getitem__)
+    order, safe_order = (Texts.of(rows.ids).order() for rows in (job.candidates, job.safe))
     sorted_job = replace(job, candidates=job.candidates.take(order), safe=job.safe.take(safe_order))
     scores: Scores = importlib.import_module(f"{__name__}.{method}").rank(sorted_job)
     return strike(scores.take(np.argsort(order)))
@@ -86,7 +86,8 @@ def strike(scores: Scores) -> Scores:
         return scores
     fine = scores.score[~bad]
     last = fine.min() - max(np.ptp(fine), 1.0)
-    return replace(scores, score=np.where(bad, last, scores.score), faults=tuple(np.array(scores.ids)[bad].tolist()))
+    faults = tuple(Texts.of(scores.ids).take(np.flatnonzero(bad)))
+    return replace(scores, score=np.where(bad, last, scores.score), faults=faults)
 
 
 def score(job: Job, selector: Mapping[str, npt.NDArray[Any]]) -> Scores:

@@ -12,7 +12,7 @@ from sealtune.records import Scores
 
 def rank(job: Job) -> Scores:
     """Scores uniform in [0, 1)."""
-    score = np.array([_uniform(f"{job.config.seed}:{row_id}") for row_id in job.candidates.ids])
+    score = np.fromiter((_uniform(f"{job.config.seed}:{row_id}") for row_id in job.candidates.ids), np.float64)
     return Scores.unweighted(job.candidates, score)
 
 

@@ -15,7 +15,15 @@ from plotly.subplots import make_subplots
 
 from sealtune.evaluation.metrics import precision_recall_curve, roc_curve
 from sealtune.records import FloatArray
-from sealtune.report.tables import evaluation_rows, labelled, model_names, source_rows, threshold
+from sealtune.report.tables import (
+    evaluation_rows,
+    kept_rows,
+    labelled,
+    model_names,
+    source_rows,
+    threshold,
+    truth_of_rows,
+)
 from sealtune.report.text import flatten
 from sealtune.report.view import ReportView
 
@@ -127,15 +135,14 @@ def evaluation_dots(view: ReportView, losses: bool) -> Figure | None:
 
 def _score_groups(view: ReportView) -> list[tuple[str, str, Any]]:
     """Name, colour and mask of each part of the histogram."""
-    ids = view.scores.ids
     if view.labels:
-        truth = np.array([view.labels.get(i, -1) for i in ids])
+        truth = truth_of_rows(view)
         groups = [("safe", BLUE, truth == 0), ("unsafe", ORANGE, truth == 1), ("unlabelled", GREY, truth == -1)]
     elif view.selected:
-        kept = np.array([i in view.kept for i in ids])
+        kept = kept_rows(view)
         groups = [("kept", BLUE, kept), ("dropped", ORANGE, ~kept)]
     else:
-        groups = [("rows", BLUE, np.ones(len(ids), bool))]
+        groups = [("rows", BLUE, np.ones(len(view.scores), bool))]
     return [group for group in groups if group[2].any()]
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sealtune.evaluation.metrics import auroc, average_precision, recall_at_k
-from sealtune.records import FloatArray, IntArray
+from sealtune.records import FloatArray, IntArray, Labels
 from sealtune.report.text import show_number, show_percent
 from sealtune.report.view import ReportView
 from sealtune.selection import lowest_kept
+from sealtune.texts import Texts
 
 ANSWERS_SHOWN = 60
 
@@ -43,9 +45,9 @@ def unsure_rows(view: ReportView) -> list[dict[str, Any]]:
     cut = threshold(view)
     if cut is None:
         return []
-    near = [i for i, identity in enumerate(view.scores.ids) if identity in view.unsure]
-    nearest = sorted(near, key=lambda i: abs(view.scores.score[i] - cut))
-    return [_describe_row(view, i) for i in nearest[: view.rows_shown]]
+    near = np.flatnonzero(Texts.of(view.scores.ids).among(view.unsure))
+    nearest = near[np.argsort(np.abs(view.scores.score[near] - cut), kind="stable")]
+    return [_describe_row(view, int(i)) for i in nearest[: view.rows_shown]]
 
 
 def sureness_tiles(view: ReportView) -> list[Tile]:
@@ -65,9 +67,13 @@ def sureness_tiles(view: ReportView) -> list[Tile]:
 
 def source_rows(view: ReportView) -> list[dict[str, Any]]:
     """Per source, the largest first: rows ranked, kept and dropped, mean score, and unsafe rows where known."""
-    sources = np.array(view.scores.source, dtype=object)
-    counts = Counter(view.scores.source)
-    return [_describe_source(view, name, np.flatnonzero(sources == name)) for name, _ in counts.most_common()]
+    names, source = Texts.of(view.scores.source).codes()
+    kept, truth = kept_rows(view), truth_of_rows(view)
+    rows = [np.flatnonzero(source == code) for code in range(len(names))]
+    described = [
+        _describe_source(view, name, r, kept[r], truth[r]) for name, r in zip(names, rows, strict=True) if len(r)
+    ]
+    return sorted(described, key=lambda row: -int(row["rows"]))
 
 
 def drop_rows(view: ReportView) -> list[dict[str, Any]]:
@@ -79,11 +85,19 @@ def drop_rows(view: ReportView) -> list[dict[str, Any]]:
 
 def labelled(view: ReportView) -> tuple[FloatArray, IntArray] | None:
     """Scores and labels of the ranked rows whose truth is known, or None where it is known of no row."""
-    truth = view.labels or {}
-    rows = [i for i, identity in enumerate(view.scores.ids) if identity in truth]
-    if not rows:
-        return None
-    return view.scores.score[rows], np.array([truth[view.scores.ids[i]] for i in rows], np.int64)
+    truth = truth_of_rows(view)
+    known = truth >= 0
+    return (view.scores.score[known], truth[known]) if known.any() else None
+
+
+def truth_of_rows(view: ReportView) -> IntArray:
+    """1 for each ranked row that is unsafe, 0 for a safe one, -1 where it is not known, (N,)."""
+    return Labels.known(view.labels or {}).of(view.scores.ids)
+
+
+def kept_rows(view: ReportView) -> npt.NDArray[np.bool_]:
+    """Which of the ranked rows were kept, (N,)."""
+    return Texts.of(view.scores.ids).among(view.kept)
 
 
 def label_measures(view: ReportView) -> list[Tile]:
@@ -148,7 +162,7 @@ def _row_tiles(view: ReportView) -> list[Tile]:
     ranked = len(view.scores)
     tiles = [Tile("Rows ranked", f"{ranked:,}", f"{len(view.drops):,} left out before ranking")] if ranked else []
     if view.selected:
-        kept = sum(identity in view.kept for identity in view.scores.ids)
+        kept = int(kept_rows(view).sum())
         tiles.append(Tile("Kept", f"{kept:,}", show_percent(kept / ranked if ranked else None)))
         tiles.append(Tile("Dropped by rank", f"{ranked - kept:,}", show_percent(1 - kept / ranked if ranked else None)))
     return tiles
@@ -163,10 +177,10 @@ def _label_tiles(view: ReportView) -> list[Tile]:
 
 
 def _dropped_recall(view: ReportView) -> Tile:
-    unsafe = {identity for identity in view.scores.ids if (view.labels or {}).get(identity) == 1}
-    dropped = len(unsafe - view.kept)
-    share = dropped / len(unsafe) if unsafe else None
-    return Tile("Unsafe rows dropped", show_percent(share), f"{dropped:,} of {len(unsafe):,} known unsafe rows")
+    unsafe = truth_of_rows(view) == 1
+    total, dropped = int(unsafe.sum()), int((unsafe & ~kept_rows(view)).sum())
+    share = dropped / total if total else None
+    return Tile("Unsafe rows dropped", show_percent(share), f"{dropped:,} of {total:,} known unsafe rows")
 
 
 def _evaluation_tiles(view: ReportView) -> list[Tile]:
@@ -214,15 +228,16 @@ def _state(view: ReportView, identity: str) -> str | None:
     return "kept" if identity in view.kept else "dropped"
 
 
-def _describe_source(view: ReportView, name: str, rows: IntArray) -> dict[str, Any]:
-    ids = [view.scores.ids[i] for i in rows]
-    kept = sum(identity in view.kept for identity in ids)
+def _describe_source(
+    view: ReportView, name: str, rows: IntArray, kept: npt.NDArray[np.bool_], truth: IntArray
+) -> dict[str, Any]:
+    count = int(kept.sum())
     return {
         "source": name,
-        "rows": len(ids),
-        "kept": kept if view.selected else None,
-        "dropped": len(ids) - kept if view.selected else None,
-        "share": kept / len(ids) if view.selected else math.nan,
+        "rows": len(rows),
+        "kept": count if view.selected else None,
+        "dropped": len(rows) - count if view.selected else None,
+        "share": count / len(rows) if view.selected else math.nan,
         "score": float(view.scores.score[rows].mean()),
-        "unsafe": sum((view.labels or {}).get(i) == 1 for i in ids) if view.labels is not None else None,
+        "unsafe": int((truth == 1).sum()) if view.labels is not None else None,
     }

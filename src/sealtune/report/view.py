@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,9 +51,9 @@ class ReportView:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     scores: Scores = field(default_factory=no_scores)
     texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    kept: frozenset[str] = frozenset()
+    kept: Collection[str] = frozenset()
     rejected: Sequence[Rejected] = ()
-    unsure: frozenset[str] = frozenset()
+    unsure: Collection[str] = frozenset()
     sureness: Mapping[str, Any] = field(default_factory=dict)
     drops: Sequence[Drop] = ()
     rank_steps: Sequence[Mapping[str, Any]] = ()

@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import write_jsonl
+from sealtune.config import DatasetConfig
+from sealtune.data import row_store
+from sealtune.data.door import load
+from sealtune.data.row_store import open_rows
+from sealtune.lines import Line, json_line
+from sealtune.records import Message, Sample
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_store, "BLOCK_ROWS", 4)
+    rows = [
+        {"id": f"r{i}", "prompt": f"p{i}", "response": "" if i % 5 == 0 else "x", "more": [i, None]} for i in range(23)
+    ]
+    return DatasetConfig(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+
+
+def test_rows_are_the_same_in_memory_in_a_folder_and_opened_again(config, tmp_path):
+    in_memory, written, opened = load([config]), load([config], tmp_path), open_rows(tmp_path)
+    for rows in (written, opened):
+        assert list(rows.samples) == list(in_memory.samples)
+        assert list(rows.drops) == list(in_memory.drops)
+        assert rows.digest == in_memory.digest
+    assert len(opened.samples) == 18
+    assert [drop.position for drop in opened.drops] == [0, 5, 10, 15, 20]
+    assert opened.samples[-1] == Sample(
+        "r22", (Message("user", "p22"), Message("assistant", "x")), "rows", {"id": "r22", **_rest(22)}, 22
+    )
+
+
+def _rest(i):
+    return {"prompt": f"p{i}", "response": "x", "more": [i, None]}
+
+
+def test_a_choice_of_rows_is_gone_through_in_blocks(config):
+    samples = load([config]).samples
+    rows = np.array([0, 3, 4, 9, 17])
+    assert list(samples.take(rows)) == [samples[int(i)] for i in rows]
+    assert [sample.id for sample in samples[3:6]] == list(samples.ids)[3:6]
+
+
+def test_the_digest_tells_a_change_of_any_sample(config):
+    before = load([config]).digest
+    lines = Path(config.path).read_text().splitlines()
+    changed = {**json.loads(lines[7]), "prompt": "another"}
+    Path(config.path).write_text("\n".join([*lines[:7], json.dumps(changed), *lines[8:]]))
+    assert load([config]).digest != before
+
+
+def test_positions_count_unusable_rows_too(config):
+    rows = load([config])
+    assert rows.positions(["r22", "r1", "r6"]).tolist() == [22, 1, 6]
+
+
+def test_progress_is_told(config, monkeypatch):
+    monkeypatch.setattr("sealtune.data.door.TELL_EVERY", 10)
+    told = []
+    load([config], tell=lambda *counts: told.append(counts))
+    assert told == [(10, 23), (20, 23)]
+
+
+@pytest.mark.parametrize("value", ["\ud800", float("nan"), 1.5, "é\u2028", [1, {"a": None}]])
+def test_a_line_is_the_row_and_is_written_as_it_stands(value):
+    line = Line(json_line({"a": value, "b": 1}))
+    again = json.loads(line.text)
+    assert dict(line) == again
+    assert json_line(line) == line.text
+    assert json_line({**line, "c": 2}) == json_line({**again, "c": 2})
+    assert again["a"] == (None if value != value else value)
