@@ -28,7 +28,10 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["material", "pipeline", "recorder", "results", "card", "api", "unseen", "compare", "comparison"],
         ["sealtune.cli"],
     ),
-    "estimates": (["needs", "shapes"], ["transformers", "sealtune.models", "sealtune.pipeline", "sealtune.cli"]),
+    "estimates": (
+        ["needs", "plan", "operations", "memory", "shapes"],
+        ["transformers", "sealtune.models", "sealtune.pipeline", "sealtune.cli"],
+    ),
 }
 
 

@@ -195,20 +195,41 @@ def env(
     words: Words = None,
     config: ConfigFile = None,
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="Candidates, if not there yet.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Also ranking on each engine and at each size.")] = False,
+    gpu: Annotated[str, typer.Option("--gpu", help="A100, H100 or H200.")] = "H100",
+    gpus: Annotated[int, typer.Option("--gpus", min=2, help="Of the engines that take several.")] = 8,
 ) -> None:
     """Print versions and hardware, for bug reports; of a config, what it needs: GPU memory, disk, hours."""
-    if words or config:
-        with one_line_errors():
-            from sealtune.needs import estimate
+    with one_line_errors():
+        if words or config:
+            _print_needs(load_config(words or [], config), rows, gpu, gpus if plan else None)
+            return
+        if plan:
+            from sealtune.records import UserError
 
-            typer.echo("\n".join(estimate(load_config(words or [], config), rows).lines()))
-        return
+            raise UserError("env: --plan needs a config: sealtune env --plan config.yaml")
     from sealtune.environment import git_revision, machine, versions
     from sealtune.models import cache_folder
 
     facts = versions() | {"git revision": git_revision()} | machine() | {"model cache": cache_folder()}
     for name, value in facts.items():
         typer.echo(f"{name:18} {value}")
+
+
+def _print_needs(config: Config, rows: int | None, gpu: str, gpus: int | None) -> None:
+    """What a config needs and, where ``gpus`` are named, the plan of its ranking."""
+    from sealtune.needs import GPUS, count, estimate, that_ranks
+    from sealtune.plan import Case, lines
+    from sealtune.records import UserError
+
+    if gpu not in GPUS:
+        raise UserError(f"env: no figures of --gpu {gpu}; there are {', '.join(GPUS)}")
+    needs = estimate(config, rows, GPUS[gpu])
+    told = needs.lines()
+    if gpus:
+        case = Case(that_ranks(needs.shape, config), config, count(config, rows)[0], GPUS[gpu], gpus)
+        told += ["", *lines(case)]
+    typer.echo("\n".join(told))
 
 
 def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:

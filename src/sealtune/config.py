@@ -241,8 +241,8 @@ class EvaluateConfig(Block):
     base: bool = Field(True, description="evaluate the untouched model too")
     served: dict[str, JudgeConfig] = Field(
         default_factory=dict,
-        description="base or tuned, if a server holds it: base_url, model and the other keys of a judge; their losses and tasks "
-        "are left out",
+        description="base or tuned, if a server holds it: base_url, model and the other keys of a judge; its losses "
+        "and tasks are left out",
     )
     tasks: list[str] = Field(
         default_factory=list, description="tasks of lm-evaluation-harness: names (gsm8k, mmlu) or task files (.yaml)"

@@ -1,31 +1,52 @@
 """What a config needs: GPU memory, disk and hours, estimated from its numbers alone. Nothing is loaded or measured.
 
-Every figure is arithmetic on the config and the model's sizes, for one GPU; each function has its formula. For memory
-rows are as long as ``max_length``; for time as they are, where they can be counted. The hours are as good as the
-assumed speed, which is printed: put them in proportion once a first run has told yours.
+Every figure is arithmetic on the config and the model's sizes, for one GPU; the formulas stand in ``operations`` and
+``memory``, and docs/scale.md derives and checks them. For memory rows are as long as ``max_length``; for time as they
+are, where they can be counted. The hours are as good as the assumed speed, which is printed: put them in proportion
+once a first run has told yours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from sealtune.config import Config, DatasetConfig, LoraBlock, RankConfig
+from sealtune.config import Config, DatasetConfig
 from sealtune.evaluation.prompt_sets import PROMPT_SETS
+from sealtune.memory import ask_bytes, base_bytes, rank_bytes, tune_bytes, weight_size
+from sealtune.operations import Amounts, players, rank_operations, trained, tune_operations
 from sealtune.shapes import Shape, read_shape
 
-FLOPS = 200e12
-"""Assumed speed: one H100 in bfloat16 at a fifth of its peak, as adapters and small micro-batches leave it."""
-BANDWIDTH = 2e12
-"""Assumed bytes a second that generating reads, of the 3.35e12 of an H100."""
-ROWS, TOKENS, PROMPTS = 10_000, 400, 500
-"""Assumed rows of a data set that is not there yet, tokens of such a row, and prompts of such a set."""
-OVERHEAD = 2**30
-"""The GPU's own context and the libraries' workspace."""
-METHOD_EPOCHS = {"random": 0.0, "dsir": 0.0, "moderation": 0.0, "loss": 0.33, "embedding": 0.33, "gradient": 1.0}
-METHOD_EPOCHS |= {"shared": 1.1, "excess_loss": 1.25}
-"""Cost of rankers that are not SEAL, in epochs of plain fine-tuning over the candidates (docs/ranking.md)."""
+
+class Gpu(NamedTuple):
+    """What its maker says: dense bfloat16 operations a second, bytes of memory, bytes a second of memory and link."""
+
+    name: str
+    peak: float
+    memory: float
+    bandwidth: float
+    link: float
+
+    @property
+    def speed(self) -> float:
+        """Operations a second that are assumed."""
+        return UTILISATION * self.peak
+
+
+UTILISATION = 0.3
+"""Assumed share of the peak: not measured by us on a GPU (docs/scale.md says what it rests on)."""
+GPUS = {
+    "A100": Gpu("A100", 312e12, 80e9, 2.0e12, 300e9),
+    "H100": Gpu("H100", 989e12, 80e9, 3.35e12, 450e9),
+    "H200": Gpu("H200", 989e12, 141e9, 4.8e12, 450e9),
+}
+"""With the SXM socket; the link is NVLink's, one way."""
+READING = 0.6
+"""Assumed share of the memory's bandwidth while answers are generated."""
+ROWS, SAFE_ROWS, TOKENS, PROMPTS = 10_000, 10_000, 400, 500
+"""Assumed rows of sets that are not there yet (of the safe set no more than candidates), tokens of a row, prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,96 +71,30 @@ class Needs:
         return [*table, *(f"  assumed: {note}" for note in self.notes)]
 
 
-def estimate(config: Config, rows: int | None = None) -> Needs:
+def estimate(config: Config, rows: int | None = None, gpu: Gpu = GPUS["H100"]) -> Needs:
     """What the five stages of a config need.
 
     Args:
         config: the config.
         rows: how many candidates there are, where their files are not there yet.
+        gpu: on which the hours are.
 
     Raises:
         UserError: the model's sizes are not known.
     """
     shape = read_shape(config)
-    count, tokens, notes = _count(config, rows)
+    amounts, notes = count(config, rows)
     return Needs(
         shape,
-        {"rank": rank_bytes(shape, config), "tune": tune_bytes(shape, config), "evaluate": ask_bytes(shape, config)},
+        {
+            "rank": rank_bytes(that_ranks(shape, config), config),
+            "tune": tune_bytes(shape, config),
+            "evaluate": ask_bytes(shape, config),
+        },
         disk_bytes(shape, config),
-        hours(shape, config, count, tokens),
-        (*notes, f"{FLOPS / 1e12:.0f} TFLOP/s, {BANDWIDTH / 1e12:.0f} TB/s; judges and fetching are not counted"),
+        hours(shape, config, amounts, gpu),
+        (*notes, f"{assumed_speed(gpu)}; judges and fetching are not counted"),
     )
-
-
-# -- GPU memory --------------------------------------------------------------------------------------------------------
-
-
-def weight_size(config: Config) -> int:
-    """Bytes of a weight: 2, or 4 with float32; ``auto`` is taken for bfloat16, as on a GPU."""
-    return 4 if config.dtype == "float32" else 2
-
-
-def base_bytes(shape: Shape, config: Config) -> float:
-    """The frozen model: parameters times bytes; with ``load_in_4bit`` its layers at half a byte and 4 % of scales."""
-    size = weight_size(config)
-    return shape.embedding * size + shape.linear * (0.52 if config.load_in_4bit else size)
-
-
-def trained(shape: Shape, block: LoraBlock) -> int:
-    """Weights that learn: all, or layers x r x (inputs + outputs) of each matrix with an adapter."""
-    if not block.use_peft:
-        return shape.parameters
-    names = list(shape.modules) if block.lora_target_modules == "all-linear" else block.lora_target_modules
-    return sum(shape.layers * block.lora_r * sum(shape.modules.get(name, (shape.hidden,) * 2)) for name in names)
-
-
-def learning_bytes(shape: Shape, config: Config, block: LoraBlock, players: int = 1) -> float:
-    """Weights, gradients, optimizer and activations of training.
-
-    A trained weight takes 16 bytes: itself, its gradient and AdamW's two moments, each in float32. Adapters lie on one
-    frozen base; a model trained whole has none, but autocast keeps a copy of its weights in ``dtype``.
-    """
-    copies = base_bytes(shape, config) if block.use_peft else shape.parameters * weight_size(config)
-    return copies + 16.0 * players * trained(shape, block) + activation_bytes(shape, config, block) + OVERHEAD
-
-
-def activation_bytes(shape: Shape, config: Config, block: LoraBlock) -> float:
-    """What the backward pass needs, for one micro-batch of rows as long as ``max_length``.
-
-    A layer keeps, a token, 4 hidden states, queries, keys, values and the attention's output, 4 times the inner size,
-    and two hidden states in float32 (the norms). With checkpointing one layer does, and of the others their inputs.
-    """
-    q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    size = weight_size(config)
-    layer = size * (4 * shape.hidden + 2 * q + 2 * kv + 4 * shape.inner) + 8 * shape.hidden
-    tokens = block.per_device_train_batch_size * config.max_length
-    if block.gradient_checkpointing:
-        return float(tokens * (layer + shape.layers * size * shape.hidden))
-    return float(tokens * shape.layers * layer)
-
-
-def rank_bytes(shape: Shape, config: Config) -> float:
-    """Learning, with one or (Algorithm 1) two players, and 12 bytes for each logit of a chunk of the vocabulary."""
-    from sealtune.losses import CHUNK_LOGITS
-
-    if METHOD_EPOCHS.get(config.rank.method) == 0:
-        return 0.0
-    shape = _that_ranks(shape, config)
-    return learning_bytes(shape, config, config.rank, _players(config.rank)) + 12.0 * CHUNK_LOGITS
-
-
-def tune_bytes(shape: Shape, config: Config) -> float:
-    """Learning, and 12 bytes for each logit of a whole micro-batch: newer trainers, by chunks, need less."""
-    tokens = config.tune.per_device_train_batch_size * config.max_length
-    return learning_bytes(shape, config, config.tune) + 12.0 * tokens * shape.vocabulary
-
-
-def ask_bytes(shape: Shape, config: Config) -> float:
-    """The model, and keys and values of a batch: 2 x layers x kv heads x head size a token of prompt and answer."""
-    asked = config.evaluate
-    length = asked.max_prompt_length + asked.max_new_tokens
-    cache = 2.0 * shape.layers * shape.kv_heads * shape.head_size * weight_size(config) * asked.batch_size * length
-    return base_bytes(shape, config) + cache + OVERHEAD
 
 
 # -- disk and time -----------------------------------------------------------------------------------------------------
@@ -151,7 +106,7 @@ def disk_bytes(shape: Shape, config: Config) -> dict[str, float]:
 
     whole = config.tune.merge or not config.tune.use_peft
     resumable = config.rank.method in ("seal", "seal_released", "shared")
-    ranking = _players(config.rank) * trained(_that_ranks(shape, config), config.rank) if resumable else 0
+    ranking = players(config.rank) * trained(that_ranks(shape, config), config.rank) if resumable else 0
     learns = max(ranking, trained(shape, config.tune))  # those of the ranking are gone when the tuning begins
     files = [Path(data.path) for data in config.datasets if Path(data.path).is_file()]
     return {
@@ -162,70 +117,51 @@ def disk_bytes(shape: Shape, config: Config) -> dict[str, float]:
     }
 
 
-def hours(shape: Shape, config: Config, rows: int, tokens: float) -> dict[str, float]:
-    """Hours of ranking, tuning and answering, at FLOPS and BANDWIDTH.
-
-    A pass over a token takes 2 operations a weight forward; backward 4, or 2 where only adapters learn; 2 more where
-    activations are made anew. The input embedding is no multiplication. Answering reads all weights once a token.
-    """
-    kept = rows * (config.select.keep_ratio if isinstance(config.select.keep_ratio, float | int) else 1.0)
-    tune = kept * tokens * config.tune.num_train_epochs * sum(_passes(shape, config.tune))
+def hours(shape: Shape, config: Config, amounts: Amounts, gpu: Gpu) -> dict[str, float]:
+    """Hours of ranking, tuning and answering on one GPU. Answering reads all weights once a token."""
     steps = -(-_prompts(config) // config.evaluate.batch_size) * config.evaluate.max_new_tokens
-    answers = (2 if config.evaluate.base else 1) * steps * base_bytes(shape, config) / BANDWIDTH
-    rank = rows * tokens * rank_operations(_that_ranks(shape, config), config)
-    return {"rank": rank / FLOPS / 3600, "tune": tune / FLOPS / 3600, "evaluate": answers / 3600}
+    answers = (2 if config.evaluate.base else 1) * steps * base_bytes(shape, config) / (READING * gpu.bandwidth)
+    rank = rank_operations(that_ranks(shape, config), config, amounts) / gpu.speed
+    tune = tune_operations(shape, config, amounts) / gpu.speed
+    return {"rank": rank / 3600, "tune": tune / 3600, "evaluate": answers / 3600}
 
 
-def rank_operations(shape: Shape, config: Config) -> float:
-    """Operations of ranking for each token of the candidates.
-
-    SEAL goes, an epoch, over the candidates (backward only where gamma is not 0) and over as many safe rows as its
-    batches hold; Algorithm 1 once more over the candidates. Other methods cost their METHOD_EPOCHS.
-    """
-    from sealtune.bilevel import gamma_at
-
-    settings = config.rank
-    forward, backward = _passes(shape, settings)
-    if settings.method not in ("seal", "seal_released"):
-        return METHOD_EPOCHS.get(settings.method, METHOD_EPOCHS["shared"]) * (forward + backward)
-    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    always = (settings.safe_batch_size or batch) / batch
-    always += _players(settings) - 1
-    gammas = [gamma_at(epoch, settings.gamma, settings.gamma_schedule) for epoch in range(settings.num_train_epochs)]
-    return sum(always * (forward + backward) + forward + (backward if gamma else 0) for gamma in gammas)
-
-
-def _that_ranks(shape: Shape, config: Config) -> Shape:
+def that_ranks(shape: Shape, config: Config) -> Shape:
     """The sizes of the model that ranks."""
     return shape if config.ranking is config else read_shape(config.ranking)
 
 
-def _players(settings: RankConfig) -> int:
-    """Two in Algorithm 1."""
-    return 2 if settings.method == "seal" and settings.algorithm == 1 else 1
-
-
-def _passes(shape: Shape, block: LoraBlock) -> tuple[float, float]:
-    """Operations of a forward and of a backward pass over one token."""
-    weights = shape.linear + shape.vocabulary * shape.hidden
-    backward = (2 if block.use_peft else 4) + (2 if block.gradient_checkpointing else 0)
-    return 2.0 * weights, float(backward * weights)
+def assumed_speed(gpu: Gpu) -> str:
+    """What the hours rest on."""
+    share = f"{UTILISATION:.0%} of an {gpu.name}'s {gpu.peak / 1e12:.0f}"
+    return f"{gpu.speed / 1e12:.0f} TFLOP/s ({share}), {READING * gpu.bandwidth / 1e12:.1f} TB/s"
 
 
 # -- what is known of the data -----------------------------------------------------------------------------------------
 
 
-def _count(config: Config, rows: int | None) -> tuple[int, float, list[str]]:
-    """Candidates, tokens of each, and what was assumed of them."""
-    found = [_rows_of(data) for data in config.datasets]
-    if rows is None and found and all(count is not None for count, _ in found):
-        total = sum(count or 0 for count, _ in found)
-        size = sum(size for _, size in found)
-        tokens = min(config.max_length, size / max(total, 1) / 4)
-        return total, tokens, [f"{total:,} candidates as counted, 4 bytes a token: {tokens:.0f} tokens each"]
-    tokens = min(config.max_length, TOKENS)
-    told = "as told" if rows else "until the files are there (--rows tells)"
-    return rows or ROWS, tokens, [f"{rows or ROWS:,} candidates {told}, {tokens} tokens each"]
+def count(config: Config, rows: int | None = None) -> tuple[Amounts, list[str]]:
+    """Candidates, tokens of each and safe rows, and what was assumed of them."""
+    told, size = _rows_in(config.datasets)
+    if rows is None and told:
+        tokens = min(config.max_length, size / told / 4)
+        note = f"{told:,} candidates as counted, 4 bytes a token: {tokens:.0f} tokens each"
+    else:
+        tokens = float(min(config.max_length, TOKENS))
+        source = "as told" if rows else "until the files are there (--rows tells)"
+        note = f"{rows or ROWS:,} candidates {source}, {tokens:.0f} tokens each"
+    candidates = rows or told or ROWS
+    safe = _rows_in(config.safe_datasets)[0]
+    amounts = Amounts(candidates, tokens, safe or min(candidates, SAFE_ROWS))
+    return amounts, [note, f"{amounts.safe_rows:,} safe rows {'as counted' if safe else 'until their files are there'}"]
+
+
+def _rows_in(sets: Sequence[DatasetConfig]) -> tuple[int, float]:
+    """Rows and bytes of local files of lines; 0 where one of them cannot be counted."""
+    found = [_rows_of(data) for data in sets]
+    if any(count is None for count, _ in found):
+        return 0, 0.0
+    return sum(count or 0 for count, _ in found), sum(size for _, size in found)
 
 
 def _rows_of(data: DatasetConfig) -> tuple[int | None, float]:

@@ -52,6 +52,8 @@ class Shape(NamedTuple):
 
 KNOWN = {
     "meta-llama/Meta-Llama-3-8B-Instruct": Shape(32, 4096, 14336, 32, 8, 128_256, 128),
+    "meta-llama/Meta-Llama-3-70B-Instruct": Shape(80, 8192, 28_672, 64, 8, 128_256, 128),
+    "meta-llama/Llama-3.2-1B-Instruct": Shape(16, 2048, 8192, 32, 8, 128_256, 64, tied=True),
     "ibm/merlinite-7b": Shape(32, 4096, 14336, 32, 8, 32_008, 128),
     "EleutherAI/pythia-2.8b": Shape(32, 2560, 10_240, 32, 32, 50_304, 80, fused=True),
     "smollm2-135m-instruct": Shape(30, 576, 1536, 9, 3, 49_152, 64, tied=True),

@@ -32,7 +32,7 @@ def rank(job: Job) -> Scores:
     if len(job.candidates) == 1:  # nothing to compare with
         return _scores(job.candidates, candidates, torch.zeros(1))
     fine = candidates.losses.isfinite()
-    judged, safe = candidates.take(fine), safe.take(safe.losses.isfinite())
+    judged, safe = _finite(candidates), _finite(safe)
     learned = scorer.learn(judged, safe, job.config.seed)
     kept = learned.scorer.tensors() | study.learned() | {"safe_margin": learned.safe_margin}
     return _scores(
@@ -151,6 +151,12 @@ def _look(player: Player, batch: Batch) -> Looks:
         whole[piece.places] = part * counts
         seen.append(processes.total(whole))
     return Looks(*seen)
+
+
+def _finite(looks: Looks) -> Looks:
+    """The rows whose loss is finite; no copy where all are, since hidden states may fill the memory."""
+    fine = looks.losses.isfinite()
+    return looks if bool(fine.all()) else looks.take(fine)
 
 
 def _among(fine: Tensor, values: Tensor) -> Tensor:
