@@ -9,7 +9,10 @@ import sealtune
 
 ROOT = Path(sealtune.__file__).parent
 FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth of a function)
-    "records": (["records", "config"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
+    "records": (
+        ["records", "config", "plain_yaml", "telling"],
+        ["torch", "transformers", "sealtune.data", "sealtune.store"],
+    ),
     "maths": (
         ["losses", "selector", "bilevel", "scorer", "regression", "contamination"],
         ["transformers", "peft", "pathlib", "sealtune.config", "sealtune.store", "sealtune.data"],

@@ -10,6 +10,7 @@ from sealtune import selection
 from sealtune.evaluation import metrics
 from sealtune.records import Drop, Rejected, Response, Scores, Verdict
 from sealtune.report.view import ReportView
+from sealtune.telling import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -103,6 +104,7 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
 
 def short_table(results: dict[str, Any]) -> Table:
     """The few figures that a user looks for first."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("what", "before", "after", title="sealtune")
@@ -122,7 +124,7 @@ def short_table(results: dict[str, Any]) -> Table:
     if sure["rows_near_the_threshold"] is not None:
         table.add_row("rows near the threshold", "", f"{sure['rows_near_the_threshold']:,}")
     for title, row in _measures(results["evaluation"]).items():
-        table.add_row(title, _show(row.get("base")), _show(row.get("tuned")))
+        table.add_row(escape(printable(title)), _show(row.get("base")), _show(row.get("tuned")))
     table.add_row("seconds", "", "  ".join(f"{name} {cost['seconds']:.0f}" for name, cost in results["cost"].items()))
     return table
 
