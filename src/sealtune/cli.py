@@ -222,8 +222,8 @@ def load_config(words: list[str], file: Path | None = None, **flags: Any) -> Con
         where = "command line" if not values else str(folder.path("manifest.json"))
         if values.get("trust_remote_code") and "trust_remote_code" not in given:  # a folder may come from others
             raise UserError(
-                f"{where}: wants to run code that comes with the model; say trust_remote_code=true if you trust it, else "
-                "trust_remote_code=false"
+                f"{where}: wants to run code that comes with the model; say trust_remote_code=true where you trust it, "
+                "else trust_remote_code=false"
             )
         if not values and "model_name_or_path" not in given:
             raise UserError("no config: give a config.yaml, or --model --data --safe --out, or --out of an earlier run")

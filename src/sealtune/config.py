@@ -363,7 +363,7 @@ def build_config(values: Mapping[str, Any], where: str = "config") -> Config:
     for text in _strings(config.model_dump()):
         if looks_secret(text):  # it would stand in manifests and reports
             raise UserError(f"{where}: a key, token or password stands in it; put it into an environment variable")
-        if "\0" in text or not text.isascii() and text != text.encode("utf-8", "ignore").decode():
+        if "\0" in text or (not text.isascii() and text != text.encode("utf-8", "ignore").decode()):
             raise UserError(f"{where}: {text!r} holds a NUL or half of a surrogate pair; no file can have such a name")
     return config
 
