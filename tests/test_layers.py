@@ -23,7 +23,7 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (
-        ["store", "token_cache", "checkpoints", "ledger", "report"],
+        ["store", "intact", "token_cache", "checkpoints", "ledger", "report"],
         ["sealtune.rankers", "sealtune.train", "sealtune.pipeline"],
     ),
     "glue": (

@@ -50,7 +50,11 @@ class Checkpoints:
 
     def folders(self) -> list[Path]:
         """Checkpoint folders, the newest last."""
-        found = [p for p in self.folder.path("rank").glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal()]
+        found = [
+            p
+            for p in self.folder.path("rank").glob("checkpoint-*")
+            if p.name.rpartition("-")[2].isdecimal() and not p.is_symlink()
+        ]
         return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
 
     def remove(self) -> None:
@@ -73,9 +77,13 @@ class Checkpoints:
                     raise UserError(f"{folder}: not a whole checkpoint; name another, or resume_from_checkpoint=true")
                 continue
             _require_same_inputs(folder, about["inputs"], inputs)
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
-            return Checkpoint(int(about["step"]), load_file(folder / "state.safetensors"), about["records"])
+            try:
+                return Checkpoint(about["step"], load_file(folder / "state.safetensors"), about["records"])
+            except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+                raise UserError(f"{folder}: not a checkpoint of sealtune ({error}); delete it") from None
         return None
 
 
@@ -84,9 +92,10 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         whole = hash_file(folder / "state.safetensors") == about["sha256"]
-    except (OSError, ValueError, KeyError):
+        kinds = (isinstance(about["step"], int), isinstance(about["inputs"], dict), isinstance(about["records"], list))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return about if whole else None
+    return about if whole and all(kinds) else None
 
 
 def _require_same_inputs(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

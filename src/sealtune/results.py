@@ -22,7 +22,7 @@ def collect(run: Run) -> dict[str, Any]:
     """results.json: rows, how well the ranking finds labelled rows, the evaluation table, and the cost."""
     scores, drops = run.folder.read_scores(), read_drops(run)
     stages = run.folder.manifest()["stages"]
-    kept = set(run.folder.read_json("select/kept_ids.json")) if "select" in stages else None
+    kept = set(run.folder.kept_ids()) if "select" in stages else None
     rows = {"ranked": len(scores), "unusable": len(drops)}
     if kept is not None:
         rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
@@ -78,9 +78,9 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
     """What the page shows of the run."""
     folder, manifest = run.folder, run.folder.manifest()
     samples = run.material.rows.samples
-    rejected = [r["sealtune"] for r in folder.read_jsonl("select/dropped.jsonl") if r["sealtune"]["rank"] is not None]
+    dropped = [row["sealtune"] for row in folder.read_jsonl("select/dropped.jsonl")]
     scores = folder.read_scores()
-    kept = frozenset(folder.read_json("select/kept_ids.json") if "kept" in results["rows"] else ())
+    kept = frozenset(folder.kept_ids() if "kept" in results["rows"] else ())
     return ReportView(
         title=run.config.report.title,
         config=manifest["config"],
@@ -90,13 +90,13 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
         kept=kept,
         unsure=selection.unsure(scores, kept),
         sureness=results["sureness"],
-        rejected=[Rejected(**fields) for fields in rejected],
+        rejected=[Rejected(**about) for about in dropped if about["rank"] is not None],
         drops=read_drops(run),
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
         evaluation=results["evaluation"],
-        responses=[Response(**fields) for fields in folder.read_jsonl("evaluate/responses.jsonl")],
-        verdicts=[Verdict(**fields) for fields in folder.read_jsonl("evaluate/verdicts.jsonl")],
+        responses=folder.read_records("evaluate/responses.jsonl", Response),
+        verdicts=folder.read_records("evaluate/verdicts.jsonl", Verdict),
         labels=run.material.labels(),
         rows_shown=run.config.report.rows_shown,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,9 +47,11 @@ class TokenCache:
             unusable = {int(i): (str(reason), str(detail)) for i, reason, detail in about["drops"]}
             # "c": pages are read as they are needed, and nothing that is written goes back to the file.
             tokens, mask, bounds = (np.load(folder / f"{array}.npy", mmap_mode="c") for array in ARRAYS)
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this version writes it
+            drops = [_drop(samples[i], *fault) for i, fault in unusable.items()]
+        except (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, RecursionError):
+            return None  # not there, or not as this version writes it
+        if not _fit_together(tokens, mask, bounds):
             return None
-        drops = [_drop(samples[i], *fault) for i, fault in unusable.items()]
         kept = [sample for i, sample in enumerate(samples) if i not in unusable]
         ids, sources = tuple(sample.id for sample in kept), tuple(sample.source for sample in kept)
         return None if len(bounds) != len(ids) + 1 else (Encoded(ids, sources, tokens, mask, bounds), drops)
@@ -60,6 +63,14 @@ class TokenCache:
             for array in ARRAYS:
                 np.save(scratch / f"{array}.npy", getattr(encoded, array), allow_pickle=False)
             (scratch / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _fit_together(tokens: Any, mask: Any, bounds: Any) -> bool:
+    """Whether the three are arrays of rows laid end to end."""
+    kinds = [(array.dtype, array.ndim) for array in (tokens, mask, bounds)]
+    if kinds != [(np.int32, 1), (np.bool_, 1), (np.int64, 1)] or len(tokens) != len(mask) or not len(bounds):
+        return False
+    return bool(bounds[0] == 0 and bounds[-1] == len(tokens) and (np.diff(bounds) >= 0).all())
 
 
 def _key(about: str, samples: Sequence[Sample]) -> str:

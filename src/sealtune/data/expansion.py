@@ -69,15 +69,15 @@ def _weigh(array: Any) -> int:
     if types.is_struct(kind):
         return sum(map(_weigh, array.flatten()))
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _weigh(array.flatten()) + 8 * len(array)
+        return 8 * len(array) + _weigh(array.flatten())
     if types.is_map(kind):
-        return _weigh(array.keys) + _weigh(array.items) + 8 * len(array)
+        return int(8 * len(array) + _weigh(array.keys) + _weigh(array.items))
     if types.is_string_view(kind) or types.is_binary_view(kind):
         views = np.frombuffer(array.buffers()[1], "<i4").reshape(-1, 4)  # the first of each four is the length
         return int(views[array.offset : array.offset + len(array), 0].clip(0).sum(dtype=np.int64))
     if _is_text(kind) or _is_plain(kind):
         return int(array.nbytes)
-    return len(array) * int(array.nbytes)  # runs, views of lists, unions: rare, and any value may be repeated
+    return int(len(array) * array.nbytes)  # runs, views of lists, unions: rare, and any value may be repeated
 
 
 def _repeated(array: Any) -> int:

@@ -20,7 +20,7 @@ COMPRESSED = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".t
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 FIELD_LIMIT = 64 * 2**20
 DEEPEST = 100
-"""Levels of lists and objects in a row, as in Parquet. At Python's own limit, what could be read might not be written."""
+"""Levels of lists and objects in a row, as in Parquet. At Python's own limit, what is read may fail to be written."""
 
 
 def read_rows(config: DatasetConfig) -> Iterator[PlacedRow]:
