@@ -1,10 +1,11 @@
-"""Kill a ranking with SIGKILL at random moments, while it writes checkpoints too, and see whether anything is lost.
+"""Kill a ranking or a tuning with SIGKILL at random moments, while it writes checkpoints too: is anything lost?
 
-A model of two layers ranks made-up rows with a checkpoint every two steps. A process is killed, another goes on from
-what it left, until one ends well; then the scores must be those of a run that nobody disturbed, to the bit. Again from
-the start, until so many kills were survived.
+A model of two layers ranks made-up rows, or is tuned on them, with a checkpoint every two steps. A process is killed,
+another goes on from what it left, until one ends well; then the scores, or the adapter, must be those of a run that
+nobody disturbed, to the bit. Again from the start, until so many kills were survived.
 
     python benchmarks/kill.py --kills 20 --output benchmarks/results/kill.json
+    python benchmarks/kill.py --stage tune --kills 20 --output benchmarks/results/kill_tune.json
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PATIENCE = 300  # seconds for a run that nobody disturbs
+MADE = {"rank": "rank/scores.parquet", "tune": "tune/adapter_model.safetensors"}
+BEFORE = {"rank": (), "tune": ("rank", "select")}
 SLOW_TO_IMPORT = (
     "sealtune.models",
     "sealtune.adapters",
     "sealtune.rankers",
     "sealtune.train",
+    "sealtune.trainer",
     "peft",
     "transformers.models.llama.modeling_llama",
 )
@@ -38,7 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", default="seal", help="a ranker that can be resumed")
+    parser.add_argument("--stage", choices=list(MADE), default="rank", help="what is killed")
+    parser.add_argument("--method", default="seal", help="a ranker that can be resumed; for --stage tune, any")
     parser.add_argument("--model", type=Path, help="folder of a model; default: two layers made here")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -49,38 +54,45 @@ def main() -> None:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        report = survive(given or tiny_model(Path("model")), args.method, args.kills, args.seed)
+        report = survive(given or tiny_model(Path("model")), args.stage, args.method, args.kills, args.seed)
     print(json.dumps(report, indent=2))
     if output:
         output.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def survive(model: Path, method: str, kills: int, seed: int) -> dict:
-    """Kill until ``kills`` processes died at work; tells how many runs ended, and whether their scores were right."""
+def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict:
+    """Kill until ``kills`` processes died at work; tells how many runs ended, and whether what they made was right."""
     chance = random.Random(seed)
     write_rows(Path("candidates.jsonl"), 48, chance)
     write_rows(Path("safe.jsonl"), 24, chance)
+    assert wait(start(model, BEFORE[stage], method, "whole")) == 0
+    shutil.copytree("whole", "fresh")
     started = time.perf_counter()
-    assert wait(start(model, method, "whole")) == 0
+    assert wait(start(model, [stage], method, "whole")) == 0
     length = time.perf_counter() - started
-    expected = Path("whole/rank/scores.parquet").read_bytes()
-    killed, ended, same = 0, 0, 0
+    expected = Path("whole", MADE[stage]).read_bytes()
+    killed, writing, ended, same = 0, 0, 0, 0
     while killed < kills:
-        child = start(model, method, "out")
+        if not Path("out").exists():
+            shutil.copytree("fresh", "out")
+        child = start(model, [stage], method, "out")
         if (status := wait(child, chance.uniform(0, length))) is None:
             os.kill(child, signal.SIGKILL)
             wait(child)
             killed += 1
+            writing += any(Path("out").rglob("*.part"))
             if killed < kills:
                 continue
-            status = wait(start(model, method, "out"))  # the last one may end
+            status = wait(start(model, [stage], method, "out"))  # the last one may end
         ended += status == 0
-        same += Path("out/rank/scores.parquet").read_bytes() == expected
+        same += Path("out", MADE[stage]).read_bytes() == expected
         shutil.rmtree("out")
     return {
         "command": " ".join(["python", *sys.argv]),
+        "stage": stage,
         "method": method,
         "kills": killed,
+        "killed_while_writing": writing,
         "went_on_from_a_checkpoint": Path("said").read_text(encoding="utf-8").count("going on after step"),
         "runs_ended": ended,
         "runs_with_the_same_bytes": same,
@@ -107,19 +119,22 @@ def tiny_model(folder: Path) -> Path:
     return folder
 
 
-def start(model: Path, method: str, out: str) -> int:
-    """A process that ranks, going on from what is there; its id."""
+def start(model: Path, stages: Sequence[str], method: str, out: str) -> int:
+    """A process that does these stages, going on from what is there; its id."""
     from sealtune.config import build_config
     from sealtune.pipeline import Run
 
-    def rank() -> None:
+    def work() -> None:
         sys.stderr = Path("said").open("a", encoding="utf-8")  # noqa: SIM115
         settings = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.01}
         config = {"model_name_or_path": str(model), "datasets": "candidates.jsonl", "safe_datasets": "safe.jsonl"}
         config |= {"dtype": "float32", "max_length": 64, "output_dir": out, "resume_from_checkpoint": True}
-        Run(build_config(config | {"rank": settings | {"method": method}})).stage("rank")
+        run = Run(build_config(config | {"rank": settings | {"method": method}, "tune": settings}))
+        run.folder.prepare()
+        for stage in stages:
+            run.stage(stage)
 
-    return fork(rank)
+    return fork(work)
 
 
 def fork(work: Callable[[], object]) -> int:

@@ -109,12 +109,14 @@ def test_transfer_tunes_one_model_on_what_another_ranked(tmp_path, tiny_folder):
     assert found[tiny_folder.name]["auroc"] is not None
 
 
-@pytest.mark.parametrize("method", ["seal", "shared"])
-def test_a_killed_ranking_loses_nothing(tmp_path, tiny_folder, method):
-    words = ["--model", tiny_folder, "--method", method, "--kills", 5, "--seed", 1, "--output", tmp_path / "out.json"]
-    run_benchmark("kill.py", *words)
+@pytest.mark.parametrize(
+    ("stage", "method", "kills"), [("rank", "seal", 5), ("rank", "shared", 5), ("tune", "random", 3)]
+)
+def test_a_killed_stage_loses_nothing(tmp_path, tiny_folder, stage, method, kills):
+    words = ["--model", tiny_folder, "--stage", stage, "--method", method, "--kills", kills, "--seed", 1]
+    run_benchmark("kill.py", *words, "--output", tmp_path / "out.json")
     report = json.loads((tmp_path / "out.json").read_text())
-    assert report["kills"] == 5
+    assert report["kills"] == kills
     assert report["runs_ended"] == report["runs_with_the_same_bytes"] >= 1
     assert report["went_on_from_a_checkpoint"] >= 1
 
@@ -144,3 +146,13 @@ def test_generation_is_timed_beside_transformers_own(tmp_path, tiny_folder):
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report["tokens_per_second"]) == {"plain", "ours"}
     assert report["ours_over_plain"] > 0
+
+
+def test_processes_are_timed_beside_one(tmp_path, tiny_folder):
+    write_mixture(tmp_path)
+    rows = ["--data", tmp_path / "mixtures/a.jsonl", "--safe", tmp_path / "safe/mixed.jsonl"]
+    words = ["--model", tiny_folder, "--batch", 4, "--steps", 1, "--rounds", 1, "--output", tmp_path / "out.json"]
+    run_benchmark("processes.py", *rows, *words)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert set(report["tokens_per_second"]) == {"1", "2"}
+    assert report["speed_up"] == report["tokens_per_second"]["2"] / report["tokens_per_second"]["1"] > 0

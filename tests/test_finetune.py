@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import LlamaForCausalLM
@@ -13,7 +18,9 @@ from sealtune.finetune import train
 from sealtune.losses import token_losses
 from sealtune.material import Material
 from sealtune.models import load_model
-from sealtune.records import UserError
+from sealtune.pipeline import Run
+from sealtune.recorder import Safeguard
+from sealtune.records import StoppedError, UserError
 
 
 def tuned(config, trainer_class=None):
@@ -81,3 +88,90 @@ def test_where_the_model_does_not_split_trl_computes_the_loss(project, monkeypat
     project["tune"] = {"learning_rate": 0.01, "max_steps": 2}
     _, losses = tuned(build_config(project))
     assert len(losses) == 2
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------
+
+
+def stop_after(step, monkeypatch, number=signal.SIGINT):
+    """Send a signal as the step of this number ends, as a user's Ctrl-C would come."""
+    original = Safeguard.is_due
+
+    def is_due(self, at, total):
+        if at == step:
+            os.kill(os.getpid(), number)
+        return original(self, at, total)
+
+    monkeypatch.setattr(Safeguard, "is_due", is_due)
+
+
+def run_to_tune(config, **changes):
+    job = Run(build_config({**config, **changes}))
+    for stage in ("rank", "select", "tune"):
+        job.stage(stage)
+
+
+def made_by_tuning(folder):
+    """Weights as bytes; the log without what a clock measured."""
+    (weights,) = Path(folder, "tune").glob("*model.safetensors")
+    log = [json.loads(line) for line in Path(folder, "tune/log.jsonl").read_text().splitlines()]
+    return weights.read_bytes(), [{k: v for k, v in record.items() if not k.startswith("train_")} for record in log]
+
+
+SETTINGS = [
+    ({}, (4, 6)),  # the last step of the first epoch, then in the second
+    ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, "lora_dropout": 0.3}, (4,)),
+    ({"use_peft": False, "learning_rate": 0.001, "lr_scheduler_type": "constant"}, (5,)),
+    ({"max_steps": 7, "gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}, (5,)),
+]
+
+
+@pytest.mark.parametrize(("settings", "stops"), SETTINGS)
+def test_a_tuning_that_was_stopped_goes_on_to_the_same_bytes(project, monkeypatch, settings, stops):
+    tune = {"num_train_epochs": 2, "learning_rate": 0.01, "per_device_train_batch_size": 4, "logging_steps": 1}
+    project["rank"]["method"] = "random"
+    project["tune"] = tune | settings
+    run_to_tune(project, output_dir="whole")
+    for step in stops:
+        with monkeypatch.context() as patch:
+            stop_after(step, patch)
+            with pytest.raises(StoppedError, match=f"tune: stopped after step {step} of .*resume_from_checkpoint=true"):
+                run_to_tune(project, resume_from_checkpoint=True)
+        assert f"checkpoint-{step}" in {p.name for p in Path("out/tuning").iterdir()}
+        assert not Path("out/tune").exists()
+    run_to_tune(project, resume_from_checkpoint=True)
+    assert made_by_tuning("out") == made_by_tuning("whole")
+    assert not Path("out/tuning").exists()
+    assert not [p for p in Path("out").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+def test_a_preempted_tuning_has_a_code_of_its_own_and_goes_on_from_what_is_whole(project, monkeypatch, capsys):
+    project["rank"]["method"] = "random"
+    project["tune"] |= {"num_train_epochs": 3, "per_device_train_batch_size": 4, "save_steps": 2}
+    with monkeypatch.context() as patch:
+        stop_after(5, patch, signal.SIGTERM)
+        with pytest.raises(StoppedError) as stopped:
+            run_to_tune(project)
+    assert stopped.value.code == 143
+    assert sorted(p.name for p in Path("out/tuning").iterdir()) == ["checkpoint-4", "checkpoint-5"]
+
+    with pytest.raises(UserError, match=r"was made with another tune.learning_rate, tune.lora_r;"):
+        changed = project["tune"] | {"learning_rate": 0.1, "lora_r": 8}
+        run_to_tune(project, tune=changed, resume_from_checkpoint=True)
+    with pytest.raises(UserError, match=r"another rows.select/dropped.jsonl, rows.select/kept.jsonl,"):
+        run_to_tune(project, select={"keep_ratio": 0.5}, resume_from_checkpoint=True)
+
+    Path("out/tuning/checkpoint-5/state.safetensors").write_bytes(b"torn")
+    run_to_tune(project, resume_from_checkpoint=True)
+    assert "tune: going on after step 4" in capsys.readouterr().err
+    run_to_tune(project, output_dir="whole")
+    assert made_by_tuning("out") == made_by_tuning("whole")
+
+
+def test_a_stop_at_the_last_step_lets_the_tuning_finish(project, monkeypatch):
+    project["rank"]["method"] = "random"
+    stop_after(2, monkeypatch)
+    with pytest.raises(StoppedError, match="stopped after tune, which is finished"):
+        run_to_tune(project)
+    assert Path("out/tune/adapter_model.safetensors").exists()
+    assert not Path("out/tuning").exists()

@@ -13,13 +13,14 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["records", "config", "plain_yaml", "telling"],
         ["torch", "transformers", "sealtune.data", "sealtune.store"],
     ),
+    "processes": (["processes", "launch"], ["sealtune.config", "sealtune.data", "sealtune.store", "sealtune.train"]),
     "maths": (
         ["losses", "selector", "bilevel", "scorer", "regression", "contamination"],
         ["transformers", "peft", "pathlib", "sealtune.config", "sealtune.store", "sealtune.data"],
     ),
     "material": (["data", "adapters", "models"], ["sealtune.store", "sealtune.train", "sealtune.pipeline"]),
     "verbs": (
-        ["train", "players", "rankers", "evaluation", "selection", "examine", "finetune", "trainer"],
+        ["train", "players", "rankers", "evaluation", "selection", "examine", "finetune", "trainer", "resumable"],
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (

@@ -50,3 +50,21 @@ def test_ranking_by_loss_and_answers_of_the_real_model(tmp_path):
     )
     assert "Paris" in response.response
     assert response.finished
+
+
+def test_bfloat16_ranks_as_float32_does(tmp_path):
+    import torch
+
+    from sealtune.train import rank_correlation
+
+    settings = {"model_name_or_path": "smollm2-135m-instruct", "max_length": 48}
+    for name, every in (("candidates", 6), ("safe", 10)):
+        rows = (EXAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[::every]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    settings |= {"datasets": str(tmp_path / "candidates.jsonl"), "safe_datasets": str(tmp_path / "safe.jsonl")}
+    scores = {}
+    for dtype in ("float32", "bfloat16"):
+        run = Run(build_config({**settings, "dtype": dtype, "output_dir": str(tmp_path / dtype)}))
+        run.stage("rank")
+        scores[dtype] = torch.from_numpy(run.folder.read_scores().score)
+    assert rank_correlation(scores["float32"], scores["bfloat16"]) > 0.98

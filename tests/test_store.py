@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sealtune.checkpoints import Checkpoints
+from sealtune.checkpoints import Checkpoint, Checkpoints
 from sealtune.records import Scores, UserError
 from sealtune.store import RunFolder
 
@@ -68,22 +68,43 @@ def test_json_has_no_nan_and_rows_survive(folder):
 
 
 def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_read(folder):
-    inputs = {"seed": 1, "rank": {"gamma": 0.1}}
+    inputs, checkpoints = {"seed": 1, "rank": {"gamma": 0.1}}, Checkpoints(folder, "rank")
     for step in (2, 4, 10):
-        Checkpoints(folder).write(step, {"x": torch.tensor([float(step)])}, inputs, [{"step": step}])
-    assert [p.name for p in Checkpoints(folder).folders()] == ["checkpoint-4", "checkpoint-10"]
-    found = Checkpoints(folder).read(True, inputs)
-    assert (found.step, found.state["x"].item(), found.records) == (10, 10.0, [{"step": 10}])
+        checkpoints.write(Checkpoint(step, {"x": torch.tensor([float(step)])}, [{"step": step}], {"lr": 0.1}), inputs)
+    assert [p.name for p in checkpoints.folders()] == ["checkpoint-4", "checkpoint-10"]
+    found = checkpoints.read(True, inputs)
+    assert (found.step, found.state["x"].item(), found.records, found.rest) == (10, 10.0, [{"step": 10}], {"lr": 0.1})
     folder.path("rank/checkpoint-10/state.safetensors").write_bytes(b"torn")
-    assert Checkpoints(folder).read(True, inputs).step == 4
+    assert checkpoints.read(True, inputs).step == 4
     with pytest.raises(UserError, match="not a whole checkpoint"):
-        Checkpoints(folder).read(str(folder.path("rank/checkpoint-10")), inputs)
+        checkpoints.read(str(folder.path("rank/checkpoint-10")), inputs)
 
 
 def test_a_checkpoint_of_something_else_is_refused_by_name(folder):
-    Checkpoints(folder).write(2, {"x": torch.zeros(1)}, {"seed": 1, "model": "a"}, [])
+    Checkpoints(folder, "rank").write(Checkpoint(2, {"x": torch.zeros(1)}, []), {"seed": 1, "model": "a"})
     with pytest.raises(UserError, match="another model;"):
-        Checkpoints(folder).read(True, {"seed": 1, "model": "b"})
+        Checkpoints(folder, "rank").read(True, {"seed": 1, "model": "b"})
+
+
+def test_a_checkpoint_that_is_named_serves_its_own_stage_alone(folder):
+    rank, tune = Checkpoints(folder, "rank"), Checkpoints(folder, "tune")
+    rank.write(Checkpoint(2, {"x": torch.zeros(1)}, []), {"seed": 1})
+    named = str(folder.path("rank/checkpoint-2"))
+    assert rank.read(named, {"seed": 1}).step == 2
+    assert tune.read(named, {"seed": 9}) is None
+    tune.write(Checkpoint(4, {"x": torch.zeros(1)}, []), {"seed": 9})
+    assert tune.read(named, {"seed": 9}).step == 4
+    tune.remove()
+    assert names(folder) == ["rank/checkpoint-2/checkpoint.json", "rank/checkpoint-2/state.safetensors"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"sha256": 1}'])
+def test_a_checkpoint_that_is_none_is_passed_over(folder, content):
+    checkpoints = Checkpoints(folder, "rank")
+    for step in (2, 4):
+        checkpoints.write(Checkpoint(step, {"x": torch.zeros(1)}, []), {})
+    folder.path("rank/checkpoint-4/checkpoint.json").write_text(content)
+    assert checkpoints.read(True, {}).step == 2
 
 
 def test_a_stage_is_done_while_inputs_and_outputs_stay(folder):

@@ -8,6 +8,7 @@ import torch
 from sealtune.adapters import lora_players
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batches
+from sealtune.processes import Share
 from sealtune.records import RunError
 from sealtune.selector import FreeLogits, Mirror
 from sealtune.train import EpochDoubt, Ranking, rank_correlation
@@ -59,12 +60,12 @@ def test_a_resumed_ranking_ends_bit_for_bit_equal(algorithm, stop, dropout):
     assert dataclasses.replace(rest[-1], seconds=0) == dataclasses.replace(whole_records[-1], seconds=0)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_rows():
+def test_losses_that_are_not_finite_name_the_rows():
     job = ranking()
     steps = job.run()
     next(steps)
     job.players["theta"].parameters[0].data.fill_(torch.nan)
-    with pytest.raises(RunError, match=r"step 2: .*row-\d{3}.*safe-\d{3}"):
+    with pytest.raises(RunError, match=r"of 13 rows is not finite \(row-\d{3}"):
         next(steps)
 
 
@@ -93,14 +94,14 @@ def test_rows_of_like_length_share_a_batch():
 def test_doubt_is_the_pooled_deviation_of_what_the_epochs_add():
     generator = torch.Generator().manual_seed(0)
     parts = torch.randn(4, 50, generator=generator, dtype=torch.float64) + torch.arange(4)[:, None]
-    doubt = EpochDoubt(torch.full((50,), 0.1, dtype=torch.float64))
+    doubt = EpochDoubt(torch.full((50,), 0.1, dtype=torch.float64), Share(50))
     omega = torch.full((50,), 0.1, dtype=torch.float64)
     for part in parts:
         omega = omega + part
         doubt.end_epoch(omega)
     centred = parts - parts.mean(1, keepdim=True)
     assert doubt.deviation() == pytest.approx((4 * centred.var(dim=0).mean()).sqrt().item())
-    once = EpochDoubt(torch.zeros(3, dtype=torch.float64))
+    once = EpochDoubt(torch.zeros(3, dtype=torch.float64), Share(3))
     once.end_epoch(torch.ones(3, dtype=torch.float64))
     assert math.isnan(once.deviation())
 

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from sealtune import processes
 from sealtune.config import LoraBlock
 from sealtune.data.batches import Batch, Padded, longest_first
 from sealtune.losses import Head, row_losses
-from sealtune.records import Encoded, IntArray, UserError
+from sealtune.records import Encoded, IntArray, RunError, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+MISSES = 3
+"""Steps in turn that may be left out because their gradient is not finite (a loss can be finite and its slope not)."""
 
 
 class LanguageModel:
@@ -30,6 +36,7 @@ class LanguageModel:
             model = model.get_base_model()
         self.body: nn.Module = model.base_model
         self.head = output_head(model)
+        self.blocks = _blocks(model)
         self.device: torch.device = model.device
         _check_halves(model, self)
 
@@ -46,10 +53,10 @@ class LanguageModel:
         prompt is what stands before the first learned token.
         """
         tokens, mask = piece.tokens.to(self.device), piece.mask.to(self.device)
-        output = self.body(input_ids=tokens, use_cache=False, output_hidden_states=True)
-        losses = row_losses(output.last_hidden_state, self.head, tokens, mask)
-        states = output.hidden_states[(len(output.hidden_states) - 1) // 2]
-        prompts, responses = _mean_states(states, mask.cumsum(1) == 0), _mean_states(states, mask)
+        middle = self.blocks[len(self.blocks) // 2]
+        with _inputs_of(middle) as seen:
+            losses = row_losses(self.hidden(tokens), self.head, tokens, mask)
+        prompts, responses = _mean_states(seen[0], mask.cumsum(1) == 0), _mean_states(seen[0], mask)
         return losses.cpu().double(), prompts.cpu(), responses.cpu()
 
     def losses(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -75,6 +82,7 @@ class Player:
         self.max_grad_norm = settings.max_grad_norm
         self.activate = activate
         self.autocast = autocast
+        self.missed = 0
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -85,23 +93,51 @@ class Player:
         The graph of one micro-batch lives at a time. Rows whose weights are all zero cost a forward pass only.
         """
         self.activate()
-        losses = torch.empty(len(batch.rows), dtype=torch.float64)
-        for piece in batch.split(self.micro_batch):
-            share = weights[piece.places] / len(batch.rows)
-            counts = bool(share.any())
-            with torch.set_grad_enabled(counts), self._precision():
-                part = self.model.losses(piece.tokens, piece.mask)
+        losses = torch.zeros(len(batch.rows), dtype=torch.float64)
+        learns = bool(weights.any())
+        for piece, counts in processes.shares(list(batch.split(self.share_of(len(batch.rows))))):
+            part = self._learn(piece, weights[piece.places] / len(batch.rows) * counts, learns=learns)
             if counts:
-                (part * share.to(part)).sum().backward()  # type: ignore[no-untyped-call]
-            losses[piece.places] = part.detach().cpu().double()
-        return losses
+                losses[piece.places] = part.cpu().double()
+        return processes.total(losses)
+
+    def _learn(self, piece: Padded, share: Tensor, *, learns: bool) -> Tensor:
+        """Losses (b,) of rows that fit the memory; rows whose loss is not finite are blanked and passed again, as they
+        would spoil the gradient of all.
+        """
+        with torch.set_grad_enabled(learns), self._precision():
+            losses = self.model.losses(piece.tokens, piece.mask)
+        told = losses.detach()
+        if not learns:
+            return told
+        fine = told.isfinite()
+        if _some_are_bad(fine):
+            rows = fine.cpu()[:, None]
+            with self._precision():
+                losses = self.model.losses(piece.tokens * rows, piece.mask & rows)
+        (losses * share.to(losses)).sum().backward()  # type: ignore[no-untyped-call]
+        return told
+
+    def share_of(self, rows: int) -> int:
+        """How many of these rows go through the model at once: a micro-batch, or less where all get some of them."""
+        return min(self.micro_batch, -(-rows // processes.count()))
 
     def descend(self) -> None:
-        """One clipped AdamW step on what ``learn`` gathered."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        if not self.optimizer.state and float(norm) == 0:  # once only: it waits for the device
+        """One clipped AdamW step on what ``learn`` gathered, in all processes; none where that is not finite.
+
+        Raises:
+            UserError: the first gradient is zero.
+            RunError: several gradients in turn are not finite.
+        """
+        processes.add_gradients(self.parameters)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not self.optimizer.state and norm == 0:
             raise UserError("no gradient reaches the trained weights: these layers, or this base, cannot be trained")
-        self.optimizer.step()
+        self.missed = 0 if math.isfinite(norm) else self.missed + 1
+        if self.missed > MISSES:
+            raise RunError(f"ranking stopped: {self.missed} gradients in turn are not finite; lower rank.learning_rate")
+        if not self.missed:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -131,12 +167,16 @@ class Player:
 
 @torch.no_grad()
 def data_set_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[IntArray, Tensor]]:
-    """Each row's loss under the model as it stands: (positions, losses float64 on the CPU) batch by batch."""
+    """Each row's loss under the model as it stands: (positions, losses float64 on the CPU) batch by batch, which is
+    ``batch_size`` rows a process.
+    """
     language_model = LanguageModel(model)
-    for batch in longest_first(encoded, batch_size):
-        rows = batch.rows.numpy()
-        (piece,) = batch.split(batch_size)
-        yield rows[piece.places.numpy()], language_model.losses(piece.tokens, piece.mask).cpu().double()
+    for batch in longest_first(encoded, batch_size * processes.count()):
+        losses = torch.zeros(len(batch.rows), dtype=torch.float64)
+        for piece, counts in processes.shares(list(batch.split(batch_size))):
+            part = language_model.losses(piece.tokens, piece.mask).cpu().double()
+            losses[piece.places] = part * counts
+        yield batch.rows.numpy(), processes.total(losses)
 
 
 def lora_config(settings: LoraBlock) -> Any:
@@ -173,6 +213,9 @@ def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[st
         _copy_adapter(adapted, first, name)
     if hasattr(model.get_output_embeddings(), "base_layer"):
         raise UserError("lora_target_modules: the output layer cannot be among them; name layers of the blocks")
+    if processes.shards_base():
+        adapters = [p for name, p in adapted.named_parameters() if ".lora_" in name]
+        processes.shard(model, _blocks(model), adapters)
     language_model = LanguageModel(model)
     return {name: _lora_player(adapted, name, language_model, settings) for name in (first, *others)}
 
@@ -181,6 +224,8 @@ def full_players(
     model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], autocast: torch.dtype
 ) -> dict[str, Player]:
     """Players as whole models, each a copy of ``model`` in float32 that computes in ``autocast``."""
+    if processes.shards_base():
+        raise UserError("rank.use_peft: whole models cannot be ranked with while the base is sharded; use adapters")
     _prepare(model, settings)
     players = {}
     for i, name in enumerate(names):
@@ -197,6 +242,36 @@ def output_head(model: PreTrainedModel) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
     return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def _some_are_bad(fine: Tensor) -> bool:
+    """Whether any of (b,) is false; with a sharded base, in any process, since all must make the same passes."""
+    bad = not bool(fine.all())
+    return bool(processes.agreed(bad)) if processes.shards_base() else bad
+
+
+def _blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder blocks, in their order."""
+    wanted = model.config.get_text_config().num_hidden_layers
+    for module in model.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+            return module
+    raise UserError(f"{type(model).__name__}: no list of {wanted} decoder blocks; this family is not supported")
+
+
+@contextlib.contextmanager
+def _inputs_of(block: nn.Module) -> Iterator[list[Tensor]]:
+    """What goes into a block while the context lasts: hidden states (B, T, D). No others are kept alive."""
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = block.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def _mean_states(states: Tensor, mask: Tensor) -> Tensor:

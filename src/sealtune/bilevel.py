@@ -42,7 +42,10 @@ class Player(Protocol[B_in]):
     """A model that can be trained: an adapter, a full model, or a ridge regression in a test."""
 
     def learn(self, batch: B_in, weights: Tensor) -> Tensor:
-        """Losses l_i, (B,), detached; adds the gradient of (1/B) sum_i weights_i l_i. All zero: no backward pass."""
+        """Losses l_i, (B,), detached; adds the gradient of (1/B) sum_i weights_i l_i. All zero: no backward pass.
+
+        A row whose loss is not finite adds nothing to the gradient.
+        """
 
     def descend(self) -> None:
         """One optimiser step on the gradients gathered since the last one."""
@@ -65,44 +68,27 @@ class Step(Generic[B]):
         return self.losses if self.hat_losses is None else self.losses - self.hat_losses
 
 
-class NonFiniteLossError(ArithmeticError):
-    """A loss is NaN or infinite; nothing has been stepped yet."""
-
-
 def penalty_step(
     theta: Player[B], theta_hat: Player[B] | None, selector: Selector, batch: B, safe: B, gamma: float
 ) -> Step[B]:
     """One step of Algorithm 1, or of Algorithm 2 where ``theta_hat`` is None.
 
     ``gamma`` weighs theta's two duties. The step of omega is not scaled by it, as in the authors' code: gamma would
-    only rescale the selector's learning rate, and silence it in the first epoch.
-
-    Raises:
-        NonFiniteLossError: a loss is NaN or infinite.
+    only rescale the selector's learning rate, and silence it in the first epoch. A row whose signal is not finite does
+    not move.
     """
     weights = selector.weights(batch.rows)  # (B,)
     hat = theta_hat.learn(batch, weights) if theta_hat else None  # lower level: l_i(theta_hat)          (4)
     kept_safe = theta.learn(safe, torch.full_like(safe.rows, 1 - gamma, dtype=weights.dtype))  # L_safe  (1)
     tuned = theta.learn(batch, gamma * weights)  # l_i(theta)                                            (3)
     step = Step(batch, safe, gamma, kept_safe, tuned, hat)
-    refuse_non_finite(step)
     if theta_hat:
         theta_hat.descend()
     theta.descend()
-    selector.descend(batch.rows, step.signal)  # upper level, through the penalty                        (5)
+    fine = step.signal.isfinite()
+    if fine.any():
+        selector.descend(batch.rows[fine], step.signal[fine])  # upper level, through the penalty        (5)
     return step
-
-
-def refuse_non_finite(step: Step[B]) -> None:
-    """Raise NonFiniteLossError that says which of the three losses is not a number."""
-    parts = {
-        "safe rows": step.safe_losses,
-        "candidates": step.losses,
-        "candidates under theta_hat": step.hat_losses,
-    }
-    for name, losses in parts.items():
-        if losses is not None and not torch.isfinite(losses).all():
-            raise NonFiniteLossError(f"the loss of the {name} is not finite")
 
 
 def gamma_at(epoch: int, gamma: float, schedule: Literal["linear", "constant"]) -> float:

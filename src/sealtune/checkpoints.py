@@ -1,10 +1,11 @@
-"""Rankings between two steps, on disk: what a stopped run goes on from."""
+"""Rankings and tunings between two steps, on disk: what a stopped run goes on from."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,35 +16,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINTS_KEPT = 2
+PLACES = {"rank": "rank", "tune": "tuning"}
+"""Stage -> folder of its checkpoints. Not ``tune``, which is replaced as a whole when the tuned model is written."""
+
+KINDS = {"stage": str, "step": int, "inputs": dict, "records": list, "rest": dict}
+"""What a checkpoint says of itself."""
 
 
 class Checkpoint(NamedTuple):
-    """A ranking between two steps: its tensors, and the log so far."""
+    """A stage between two steps: its tensors, the log so far, and what else it needs and JSON can hold."""
 
     step: int
     state: dict[str, Tensor]
     records: list[dict[str, Any]]
+    rest: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Checkpoints:
-    """The checkpoints of a run, ``rank/checkpoint-<step>/``."""
+    """The checkpoints of a stage, ``rank/checkpoint-<step>/`` or ``tuning/checkpoint-<step>/``."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, stage: str) -> None:
         self.folder = folder
+        self.stage = stage
+        self.place = PLACES.get(stage, stage)
 
-    def write(
-        self, step: int, state: dict[str, Tensor], inputs: Mapping[str, Any], records: list[dict[str, Any]]
-    ) -> None:
-        """Write rank/checkpoint-<step>/: state, log so far, and what it was made from; the last two are kept."""
+    def write(self, found: Checkpoint, inputs: Mapping[str, Any]) -> None:
+        """Write checkpoint-<step>/, with what it was made from; the last two are kept."""
+        if not self.folder.keeps:
+            return
         from safetensors.torch import save_file
 
-        with self.folder.whole_folder(f"rank/checkpoint-{step}") as scratch:
+        with self.folder.whole_folder(f"{self.place}/checkpoint-{found.step}") as scratch:
             save_file(
-                {name: value.detach().cpu().contiguous() for name, value in state.items()},
+                {name: value.detach().cpu().contiguous() for name, value in found.state.items()},
                 scratch / "state.safetensors",
             )
             digest = hash_file(scratch / "state.safetensors")
-            about = {"step": step, "sha256": digest, "inputs": inputs, "records": records}
+            about = {"stage": self.stage, "step": found.step, "sha256": digest, "inputs": inputs}
+            about |= {"records": found.records, "rest": found.rest}
             (scratch / "checkpoint.json").write_text(json.dumps(about, indent=2, default=plain), encoding="utf-8")
         for old in self.folders()[:-CHECKPOINTS_KEPT]:
             shutil.rmtree(old)
@@ -52,39 +62,50 @@ class Checkpoints:
         """Checkpoint folders, the newest last."""
         found = [
             p
-            for p in self.folder.path("rank").glob("checkpoint-*")
+            for p in self.folder.path(self.place).glob("checkpoint-*")
             if p.name.rpartition("-")[2].isdecimal() and not p.is_symlink()
         ]
         return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
 
     def remove(self) -> None:
-        """Remove them all: the ranking is finished."""
+        """Remove them all: the stage is finished."""
+        if not self.folder.keeps:
+            return
         for folder in self.folders():
             shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # not there, or something else lies in it
+            self.folder.path(self.place).rmdir()
 
     def read(self, which: bool | str, inputs: Mapping[str, Any]) -> Checkpoint | None:
-        """The newest whole checkpoint (or the folder ``which``); None where there is none.
+        """The newest whole checkpoint (or the folder ``which``, if it is of this stage); None where there is none.
 
         Raises:
             UserError: it was made from other data, another model or another config (what differs is named), or the
                 folder asked for is missing or damaged.
         """
-        named = isinstance(which, str)
-        for folder in reversed([Path(which)] if isinstance(which, str) else self.folders()):
-            about = _read_about(folder)
+        folders = self.folders()
+        if isinstance(which, str):
+            about = _read_about(Path(which))
             if about is None:
-                if named:
-                    raise UserError(f"{folder}: not a whole checkpoint; name another, or resume_from_checkpoint=true")
-                continue
-            _require_same_inputs(folder, about["inputs"], inputs)
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                return Checkpoint(about["step"], load_file(folder / "state.safetensors"), about["records"])
-            except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-                raise UserError(f"{folder}: not a checkpoint of sealtune ({error}); delete it") from None
+                raise UserError(f"{which}: not a whole checkpoint; name another, or resume_from_checkpoint=true")
+            if about["stage"] == self.stage:  # else it is for another stage of the run
+                folders = [Path(which)]
+        for folder in reversed(folders):
+            if about := _read_about(folder):
+                _require_same_inputs(folder, about["inputs"], inputs)
+                return _load(folder, about)
         return None
+
+
+def _load(folder: Path, about: dict[str, Any]) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(folder / "state.safetensors")
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder}: not a checkpoint of sealtune ({error}); delete it") from None
+    return Checkpoint(about["step"], state, about["records"], about["rest"])
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -92,17 +113,27 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         whole = hash_file(folder / "state.safetensors") == about["sha256"]
-        kinds = (isinstance(about["step"], int), isinstance(about["inputs"], dict), isinstance(about["records"], list))
+        whole = whole and all(isinstance(about[name], kind) for name, kind in KINDS.items())
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return about if whole and all(kinds) else None
+    return about if whole else None
 
 
 def _require_same_inputs(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     current = json.loads(json.dumps(now, default=plain))
-    differing = [name for name in sorted({*then, *current}) if then.get(name) != current.get(name)]
+    differing = list(_differing(then, current))
     if differing:
         raise UserError(
             f"{folder}: was made with another {', '.join(differing)}; give what it was made with, or start again in "
             "another output_dir or with resume_from_checkpoint=false"
         )
+
+
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], block: str = "") -> Iterator[str]:
+    """Names of the settings and files that are not the same, as in ``tune.learning_rate``."""
+    for name in sorted({*then, *now}):
+        before, after = then.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differing(before, after, f"{block}{name}.")
+        elif before != after:
+            yield block + name

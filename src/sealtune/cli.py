@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from sealtune import processes
 
 if TYPE_CHECKING:
     from sealtune.config import Config
@@ -35,7 +38,18 @@ Data = Annotated[list[str] | None, typer.Option("--data", help="Rows to rank; ma
 Safe = Annotated[list[str] | None, typer.Option("--safe", help="Rows that show safe behaviour; likewise.")]
 Out = Annotated[str | None, typer.Option("--out", help="output_dir: the run's folder.")]
 Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: share of the rows to keep.")]
+Accelerate = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerate_config",
+        help="Share the work among processes: single_gpu, multi_gpu, multi_cpu, fsdp2, zero2, zero3, or a file.",
+    ),
+]
+Processes = Annotated[int | None, typer.Option("--num_processes", min=1, help="How many processes, if not one a GPU.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again though nothing changed.")]
+
+PRECEDENCE = 5.0
+"""Seconds that other processes wait before they tell of an error: most often the first tells it, which ends them."""
 
 HELP = {
     "rank": "Score every row: low scores are rows that a model which stays safe cannot fit.",
@@ -71,8 +85,14 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
         out: Out = None,
         keep: Keep = None,
         force: Force = False,
+        accelerate_config: Accelerate = None,
+        num_processes: Processes = None,
     ) -> None:
         with one_line_errors():
+            if accelerate_config:
+                from sealtune.launch import launch
+
+                launch(accelerate_config, num_processes, sys.argv[1:])
             run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
             if len(stages) > 1:
                 run.check()
@@ -250,6 +270,8 @@ def _as_overrides(flags: dict[str, Any]) -> Iterator[str]:
 
 def _finish(run: Run, name: str) -> None:
     """Say where the outcome lies, and after a report the short table."""
+    if not processes.is_first():
+        return
     shown = {
         "rank": "rank/scores.parquet",
         "select": "select/kept.jsonl",
@@ -294,7 +316,9 @@ def one_line_errors() -> Iterator[None]:
         if error.errno not in _DISK:
             _fail_unexpectedly(error)
         _fail(f"{error.filename or 'output_dir'}: {_DISK[error.errno]}; what was finished before is whole", 1)
-    except RuntimeError as error:  # torch has no class of its own for memory on the CPU
+    except RuntimeError as error:  # torch has no class of its own for memory on the CPU, or for a lost partner
+        if processes.is_lost_partner(error):
+            _fail("another process of this run has ended; go on with resume_from_checkpoint=true", 1)
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             _fail_unexpectedly(error)
         _fail("out of memory; lower per_device_train_batch_size or max_length, or set gradient_checkpointing", 1)
@@ -305,6 +329,7 @@ def one_line_errors() -> Iterator[None]:
 _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file grew larger than this disk or this account may hold",
     errno.EACCES: "no permission to write",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk does not answer",
@@ -314,8 +339,13 @@ _DISK = {
 def _fail(message: str, code: int) -> NoReturn:
     from sealtune.telling import one_line
 
+    who = ""
+    if not processes.is_first():
+        time.sleep(PRECEDENCE)
+        who = f"process {processes.index()}: "
     for line in message.split("\n"):
-        sys.stderr.write(f"error: {one_line(line)}\n")
+        sys.stderr.write(f"error: {who}{one_line(line)}\n")
+    sys.stderr.flush()
     raise typer.Exit(code)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sealtune import comparison, rankers
+from sealtune import comparison, processes, rankers
 from sealtune.config import Config
 from sealtune.console import say, track
 from sealtune.pipeline import STAGES, Run
@@ -71,6 +71,8 @@ def compare(config: Config) -> dict[str, Any]:
 
 def check(config: Config) -> None:
     """Raise UserError on what can be seen before anything is run."""
+    if processes.count() > 1:
+        raise UserError("compare: start it without a launcher; it makes its runs one after the other in one process")
     settings = config.compare
     for method in (*settings.methods, settings.reference):
         check_method(method)

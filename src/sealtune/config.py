@@ -59,6 +59,7 @@ class LoraBlock(Block):
     per_device_train_batch_size: int = Field(8, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
     gradient_checkpointing: bool = False
+    save_steps: int = Field(500, ge=1, description="steps between two checkpoints")
 
 
 class RankConfig(LoraBlock):
@@ -82,12 +83,23 @@ class RankConfig(LoraBlock):
     stop_when_stable: float | None = Field(
         None, gt=0, le=1, description="seal: stop after an epoch whose ranking correlates so much with the one before"
     )
-    save_steps: int = Field(500, ge=1, description="steps between two checkpoints")
+    shard_selector: bool = Field(
+        False, description="seal, several processes: each keeps the logits of its share of the rows (past 1e8 rows)"
+    )
+    max_not_finite: float = Field(
+        0.01, ge=0, le=0.5, description="share of rows whose loss may be NaN or infinite; they are ranked last"
+    )
 
     @model_validator(mode="after")
     def _gamma_stays_below_one(self) -> RankConfig:
         if self.gamma_schedule == "linear" and self.gamma * (self.num_train_epochs - 1) >= 1:
             raise ValueError("gamma * (num_train_epochs - 1) must stay below 1 with the linear schedule")
+        return self
+
+    @model_validator(mode="after")
+    def _adam_moves_all_rows(self) -> RankConfig:
+        if self.shard_selector and self.selector_update == "adam":
+            raise ValueError("shard_selector needs selector_update: mirror; adam moves every row in every step")
         return self
 
 

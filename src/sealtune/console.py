@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sealtune import processes
 from sealtune.telling import one_line
 
 ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -26,15 +27,16 @@ class Advance(Protocol):
 
 
 def say(text: str) -> None:
-    """One line to the user."""
-    ERR.print(Text(one_line(text)))
+    """One line to the user, from the first process."""
+    if processes.is_first():
+        ERR.print(Text(one_line(text)))
 
 
 @contextmanager
 def track(title: str) -> Iterator[Advance]:
     """A progress display for one job: steps, rows, tokens per second, time left."""
     meter = _Meter()
-    if not ERR.is_terminal:
+    if not ERR.is_terminal or not processes.is_first():
         yield _lines(title, meter)
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())

@@ -63,6 +63,7 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     Source: mixture proportions after Pearson (1894); EM for a common variance: McLachlan and Peel (2000), section 3.8;
     taking out what a sample known to be negative has: Elkan and Noto (KDD 2008).
     """
+    margin = margin[~np.isnan(margin)]  # rows that could not be judged
     if len(margin) < 2 or not len(safe_margin) or float(np.ptp(margin)) == 0:
         return Contamination(0.0, 0.0, 1.0, False)
     if len(margin) > ENOUGH:

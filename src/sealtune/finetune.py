@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sealtune import processes
 from sealtune.adapters import lora_config
 from sealtune.config import Config, TuneConfig
 from sealtune.models import compute_dtype, load_model, public_name
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTTrainer
 
+    from sealtune.checkpoints import Checkpoint
     from sealtune.console import Advance
+    from sealtune.recorder import Safeguard
 
 
 def train(
@@ -31,11 +34,16 @@ def train(
     config: Config,
     advance: Advance,
     trainer_class: type[SFTTrainer] | None = None,
+    safeguard: Safeguard | None = None,
+    resume: Checkpoint | None = None,
 ) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
     """The tuned model (a PeftModel where ``use_peft``) and the trainer's log; ``trainer_class`` for comparisons.
 
+    With ``safeguard`` it saves checkpoints and can be stopped; it goes on from ``resume``, if that is given.
+
     Raises:
         UserError: a setting that the trainer or peft refuses.
+        StoppedError: it was asked to stop, and saved a checkpoint.
         RunError: the loss became NaN or infinite.
     """
     from transformers import PrinterCallback
@@ -59,10 +67,23 @@ def train(
         except (ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"tune: {' '.join(str(error).split())}") from None
         trainer.remove_callback(PrinterCallback)  # our own progress says it
-        trainer.train()
+        if safeguard is None:
+            trainer.train()
+        else:
+            trainer.train_guarded(safeguard, resume)
+    _gather(trainer)
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
     return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
+
+
+def _gather(trainer: SFTTrainer) -> None:
+    """Weights that the trainer has spread over the processes (FSDP, ZeRO-3) are made whole in the first one."""
+    if not processes.shards_base():
+        return
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if processes.is_first():
+        trainer.model.load_state_dict(weights, assign=True, strict=False)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, folder: Path) -> None:
@@ -147,7 +168,8 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
 
     settings, dtype, accelerated = config.tune, compute_dtype(config), torch.accelerator.is_available()
     whole = not settings.use_peft  # whole models are float32 and compute in autocast; adapters follow the base
-    steps_an_epoch = -(-n // (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes.count()
+    steps_an_epoch = -(-n // batch)
     total = settings.max_steps if settings.max_steps > 0 else steps_an_epoch * settings.num_train_epochs
     # transformers before 5.2 knows grouping by length under another name.
     grouped: dict[str, Any] = {"train_sampling_strategy": "group_by_length"}
@@ -180,6 +202,7 @@ def _arguments(config: Config, scratch: str, n: int) -> Any:
         max_length=None,
         packing=False,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False if processes.count() > 1 else None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     if arguments.n_gpu > 1:  # without a launcher the trainer would spread each batch over all GPUs by DataParallel
@@ -192,6 +215,9 @@ def _reporter(advance: Advance, collator: _RememberingCollator) -> Any:
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.seen, self.step = int(state.num_input_tokens_seen), state.global_step  # not 0 after a resume
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if not logs or "loss" not in logs:
                 return
@@ -202,10 +228,9 @@ def _reporter(advance: Advance, collator: _RememberingCollator) -> Any:
                     "lower tune.learning_rate or look at these rows"
                 )
             tokens = int(state.num_input_tokens_seen)
-            rows = (state.global_step - self.step) * args.train_batch_size * args.gradient_accumulation_steps
+            batch = args.train_batch_size * args.gradient_accumulation_steps * processes.count()
+            rows = (state.global_step - self.step) * batch
             advance(state.global_step, state.max_steps, rows, tokens - self.seen, f"loss {loss:.3f}")
             self.seen, self.step = tokens, state.global_step
-
-        seen = step = 0
 
     return Reporter()

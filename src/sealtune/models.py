@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sealtune import processes
 from sealtune.config import Config
 from sealtune.records import UserError
 
@@ -52,7 +53,8 @@ def load_model(config: Config, *, full: bool = False) -> PreTrainedModel:
             raise UserError("load_in_4bit: 4-bit weights cannot be trained; set use_peft to true")
         options |= {"quantization_config": _four_bit(dtype), "device_map": {"": device()}}
     model = _load(AutoModelForCausalLM, config, **options)
-    model = model if config.load_in_4bit else model.to(device())
+    if not (config.load_in_4bit or processes.shards_base()):  # what is sharded reaches the device piece by piece
+        model = model.to(device())
     model.config.use_cache = False
     return model.eval()
 
@@ -61,6 +63,8 @@ def device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     import torch
 
+    if processes.count() > 1:
+        processes.join()  # each on a device of its own
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
 

@@ -151,11 +151,12 @@ def disk_bytes(shape: Shape, config: Config) -> dict[str, float]:
 
     whole = config.tune.merge or not config.tune.use_peft
     resumable = config.rank.method in ("seal", "seal_released", "shared")
-    learns = _players(config.rank) * trained(_that_ranks(shape, config), config.rank) if resumable else 0
+    ranking = _players(config.rank) * trained(_that_ranks(shape, config), config.rank) if resumable else 0
+    learns = max(ranking, trained(shape, config.tune))  # those of the ranking are gone when the tuning begins
     files = [Path(data.path) for data in config.datasets if Path(data.path).is_file()]
     return {
         "the model": 0.0 if Path(config.model_name_or_path).exists() else 2.0 * shape.parameters,
-        "checkpoints while ranking": 12.0 * (CHECKPOINTS_KEPT + 1) * learns,  # a new one before an old goes
+        "checkpoints": 12.0 * (CHECKPOINTS_KEPT + 1) * learns,  # a new one before an old goes
         "the tuned model": float(shape.parameters * weight_size(config) if whole else 4 * trained(shape, config.tune)),
         "rows kept and dropped": float(sum(file.stat().st_size for file in files)),
     }

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sealtune import __version__
+from sealtune import __version__, processes
+from sealtune.checkpoints import Checkpoints
 from sealtune.config import Config
 from sealtune.console import say, track
 from sealtune.environment import git_revision, machine, measured, versions
@@ -32,10 +33,11 @@ class Outcome(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """``inputs`` are all the things that the outcome depends on; ``work`` makes it."""
+    """``inputs`` are all the things that the outcome depends on; ``work`` makes it; ``shared``: by all processes."""
 
     inputs: Callable[[Run], dict[str, Any]]
     work: Callable[[Run, Mapping[str, Any]], Outcome]
+    shared: bool = False
 
 
 class Run:
@@ -43,22 +45,31 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.folder = RunFolder(config.output_dir)
+        self.folder = RunFolder(config.output_dir, keeps=processes.is_first())
         self.stop_requested: int | None = None
         self.material = Material(config, TokenCache(self.folder))
 
     def stage(self, name: str, *, force: bool = False) -> None:
         """Do one stage, unless it was finished from the same inputs and its files are as it left them."""
         stage = STAGES[name]
+        if stage.shared:
+            self._stage(name, stage, force=force)
+        elif processes.is_first():
+            with processes.alone():
+                self._stage(name, stage, force=force)
+        processes.wait()  # the next stage reads what this one wrote
+
+    def _stage(self, name: str, stage: Stage, *, force: bool) -> None:
         self.folder.prepare()
         inputs = stage.inputs(self)
-        if not force and self.folder.is_done(name, inputs):
+        if processes.agreed(not force and self.folder.is_done(name, inputs)):
             say(f"{name}: finished before from the same inputs; skipped")
             return
         about = self._about()
         with measured() as cost:
             outcome = stage.work(self, inputs)
         self.folder.finish_stage(name, inputs, outcome.files, cost | dict(outcome.facts), about)
+        Checkpoints(self.folder, name).remove()
         say(f"{name}: finished in {cost['seconds']:.0f} s")
         if self.stop_requested:  # it came when the stage was as good as done
             raise StoppedError(f"stopped after {name}, which is finished; start again to go on", self.stop_requested)
@@ -142,8 +153,10 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
     settings = run.config.rank
     rankers.check(settings.method)
-    material, candidates = run.material.for_ranking, run.material.ranked
-    drops, (safe, safe_drops) = run.material.candidates[1], material.safe
+    material = run.material.for_ranking
+    with processes.first_goes_first():  # it leaves the tokens to the others
+        candidates, drops = run.material.ranked, run.material.candidates[1]
+        safe, safe_drops = material.safe
     say(f"candidates: {_count(candidates, drops)}")
     say(f"safe set: {_count(safe, safe_drops)}")
     with track("rank") as advance:
@@ -156,19 +169,21 @@ def rank(run: Run, inputs: Mapping[str, Any]) -> Outcome:
                 material.config,
                 lambda full: run.load_model(material.config, full=full),
                 recorder.on_step,
-                resume,
+                resume.state if resume else None,
                 material.decode,
             )
             scores = rankers.rank(job)
-    run.stop_requested = recorder.stop_requested
+    if scores.faults:
+        say(f"rank: the loss of {len(scores.faults)} rows is not finite; ranked last: {', '.join(scores.faults[:5])}")
+    run.stop_requested = processes.agreed(recorder.stop_requested or 0) or None
     run.folder.write_scores(scores, {sample.id: sample.position for sample in run.material.rows.samples})
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", _drop_records(candidates=drops, safe=safe_drops))
     run.folder.write_jsonl("rank/log.jsonl", recorder.records)
-    recorder.checkpoints.remove()
     names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
     tokens = sum(record["tokens"] for record in recorder.records)
-    return Outcome([f"rank/{name}" for name in names], {"rows": len(scores), "tokens": tokens})
+    facts = {"rows": len(scores), "tokens": tokens, "not_finite": list(scores.faults)}
+    return Outcome([f"rank/{name}" for name in names], facts)
 
 
 # -- select ------------------------------------------------------------------------------------------------------------
@@ -222,7 +237,8 @@ def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator
 
 def tune_inputs(run: Run) -> dict[str, Any]:
     """The rows kept, the model and the settings of the trainer."""
-    settings = run.settings("seed", "max_length", "too_long", "tune") | run.model_settings()
+    tuning = {"tune": run.config.tune.model_dump(mode="json", exclude={"save_steps"})}
+    settings = run.settings("seed", "max_length", "too_long") | tuning | run.model_settings()
     mix = {"mix": [data_fingerprint(c) for c in run.config.select.mix]}
     return settings | run.material.fingerprints | mix | {"rows": run.folder.outputs_of("select")}
 
@@ -231,13 +247,20 @@ def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     """Fine-tune on the rows kept."""
     from sealtune.card import model_card
     from sealtune.finetune import save, train
+    from sealtune.recorder import Safeguard
 
     run.require_same_rows("tune")
     rows = _training_rows(run)
     settings = run.config.tune
+    # The trainer counts its steps in batches of all processes: as many must go on with them.
+    safeguard = Safeguard("tune", run.folder, {**inputs, "processes": processes.count()}, settings.save_steps)
+    resume = safeguard.resume(run.config.resume_from_checkpoint)
     model = run.load_model(full=not settings.use_peft)
-    with track("tune") as advance:
-        tuned, log = train(model, run.material.tokenizer, rows, run.config, advance)
+    with track("tune") as advance, safeguard.stopping():
+        tuned, log = train(model, run.material.tokenizer, rows, run.config, advance, safeguard=safeguard, resume=resume)
+    run.stop_requested = processes.agreed(safeguard.stop_requested or 0) or None
+    if not processes.is_first():  # the weights are whole in the first
+        return Outcome([], {})
     with run.folder.whole_folder("tune") as scratch:
         save(tuned, run.material.tokenizer, run.config, scratch)
         (scratch / "README.md").write_text(model_card(run.config, run.folder.manifest(), len(rows)), encoding="utf-8")
@@ -350,9 +373,9 @@ def report(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 
 
 STAGES = {
-    "rank": Stage(rank_inputs, rank),
+    "rank": Stage(rank_inputs, rank, shared=True),
     "select": Stage(select_inputs, select),
-    "tune": Stage(tune_inputs, tune),
+    "tune": Stage(tune_inputs, tune, shared=True),
     "evaluate": Stage(evaluate_inputs, evaluate),
     "report": Stage(report_inputs, report),
 }

@@ -11,7 +11,7 @@ from torch import nn
 from sealtune.adapters import Player, full_players, lora_players
 from sealtune.data.batches import Batches
 from sealtune.models import compute_dtype
-from sealtune.train import Progress, require_finite
+from sealtune.train import Faults, Progress, batch_size, finite_mean
 
 if TYPE_CHECKING:
     from sealtune.rankers import Job
@@ -30,20 +30,21 @@ def make_players(job: Job, names: Sequence[str]) -> dict[str, Player]:
 def safe_batches(job: Job) -> Batches:
     """The safe set in batches of ``safe_batch_size``, or as large as those of the candidates."""
     settings = job.config.rank
-    size = settings.safe_batch_size or settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    size = settings.safe_batch_size or batch_size(settings)
     return Batches(job.safe, min(size, len(job.safe)), job.config.seed, stream=1)
 
 
-def learn_safe_set(player: Player, safe: Batches, seed: int, progress: Progress, start: int = 0) -> None:
-    """One epoch over the safe set, from step ``start``. Raises RunError on a loss that is not finite."""
+def learn_safe_set(player: Player, safe: Batches, job: Job, progress: Progress, start: int = 0) -> None:
+    """One epoch over the safe set, from step ``start``. Raises RunError where too many losses are not finite."""
+    faults = Faults(safe.encoded, job.config.rank.max_not_finite)
     set_dropout(player, on=True)
     for step in range(start, safe.per_epoch):
-        torch.manual_seed(seed + step)  # dropout, where there is some, repeats
+        torch.manual_seed(job.config.seed + step)  # dropout, where there is some, repeats
         batch = safe.at(step)
         losses = player.learn(batch, torch.ones(len(batch.rows)))
-        require_finite(losses.numpy(), batch)
+        faults.note(batch, losses)
         player.descend()
-        progress.report(len(batch.rows), batch.token_count, safe_loss=float(losses.mean()))
+        progress.report(len(batch.rows), batch.token_count, safe_loss=finite_mean(losses))
     set_dropout(player, on=False)
 
 

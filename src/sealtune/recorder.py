@@ -1,4 +1,4 @@
-"""What happens beside the steps of a ranking: progress, the log, checkpoints, and a stop that loses nothing."""
+"""What happens beside the steps of a stage: progress, the log, checkpoints, and a stop that loses nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sealtune.checkpoints import Checkpoints
+from sealtune import processes
+from sealtune.checkpoints import Checkpoint, Checkpoints
 from sealtune.console import Advance, say
 from sealtune.records import StoppedError
 from sealtune.store import RunFolder
@@ -21,64 +22,61 @@ if TYPE_CHECKING:
     from sealtune.train import StepRecord
 
 
-class Recorder:
-    """Called after every step of a ranking. ``records`` is the log so far, that of a resumed run included."""
+class Safeguard:
+    """Saves a stage at the right moments, and turns Ctrl-C and SIGTERM into one of them."""
 
-    def __init__(self, folder: RunFolder, inputs: Mapping[str, Any], save_steps: int, advance: Advance) -> None:
-        self.checkpoints = Checkpoints(folder)
+    def __init__(self, stage: str, folder: RunFolder, inputs: Mapping[str, Any], save_steps: int) -> None:
+        self.stage = stage
+        self.checkpoints = Checkpoints(folder, stage)
         self.inputs = inputs
         self.save_steps = save_steps
-        self.advance = advance
-        self.records: list[dict[str, Any]] = []
         self.left_over: list[Path] = []
         self.stop_requested: int | None = None
         """Number of the signal that asked for it."""
+        self.stops_with = 0
+        """The same, once all processes know of it."""
 
-    def resume(self, which: bool | str) -> dict[str, Tensor] | None:
-        """State of the newest checkpoint, with the log up to it; None where there is none or none is wanted."""
+    def resume(self, which: bool | str) -> Checkpoint | None:
+        """The newest checkpoint; None where there is none or none is wanted."""
         if which is False:
             self.left_over = self.checkpoints.folders()
             if self.left_over:
-                say(f"rank: starting anew; resume_from_checkpoint=true would go on from {self.left_over[-1]}")
+                say(f"{self.stage}: starting anew; resume_from_checkpoint=true would go on from {self.left_over[-1]}")
             return None
         found = self.checkpoints.read(which, self.inputs)
         if found is None:
-            say("rank: no checkpoint to resume from; starting at the first step")
-            return None
-        self.records = found.records
-        say(f"rank: going on after step {found.step}")
-        return found.state
+            say(f"{self.stage}: no checkpoint to resume from; starting at the first step")
+        else:
+            say(f"{self.stage}: going on after step {found.step}")
+        return found
 
-    def on_step(self, record: StepRecord, total: int, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Show and log the step; save where it is time to, or where a stop was asked for (then raises RunError)."""
-        self.records.append(dataclasses.asdict(record))
-        losses = {"safe": record.safe_loss, "candidates": record.candidate_loss, "gap": record.gap}
-        note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
-        self.advance(record.step, total, record.rows, record.tokens, note)
-        if record.step == total:  # nothing is left to stop: the scores are about to be written
-            return
-        if self.stop_requested or record.step % self.save_steps == 0:
-            saved = self._save(record.step, state())
-        if self.stop_requested:
-            advice = "a checkpoint was saved; go on with resume_from_checkpoint=true" if saved else "nothing to resume"
-            raise StoppedError(f"rank: stopped after step {record.step} of {total}; {advice}", self.stop_requested)
-
-    def _save(self, step: int, state: dict[str, Tensor]) -> bool:
-        """Write a checkpoint, unless the ranker has no state; those of an earlier start are no longer wanted then."""
-        if not state:
+    def is_due(self, step: int, total: int) -> bool:
+        """Whether to save after this step. Never after the last: nothing is left to stop, the outcome is written."""
+        if step == total:
             return False
-        for folder in self.left_over:
-            shutil.rmtree(folder)
-        self.left_over = []
-        self.checkpoints.write(step, state, self.inputs, self.records)
-        return True
+        self.stops_with = processes.agreed(self.stop_requested or 0)  # all stop after the same step
+        return bool(self.stops_with) or step % self.save_steps == 0
+
+    def save(self, checkpoint: Checkpoint, total: int) -> None:
+        """Write a checkpoint, unless it has no state. Raises StoppedError where a stop was asked for."""
+        saved = bool(checkpoint.state)
+        if saved:
+            if self.checkpoints.folder.keeps:
+                for folder in self.left_over:  # of an earlier start: no longer wanted
+                    shutil.rmtree(folder)
+            self.left_over = []
+            self.checkpoints.write(checkpoint, self.inputs)
+        if self.stops_with:
+            advice = "a checkpoint was saved; go on with resume_from_checkpoint=true" if saved else "nothing to resume"
+            where = f"{self.stage}: stopped after step {checkpoint.step} of {total}"
+            raise StoppedError(f"{where}; {advice}", self.stops_with)
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the ranking after the step that runs; a second Ctrl-C ends it at once."""
+        """Ctrl-C and SIGTERM end the stage after the step that runs; a second Ctrl-C ends it at once."""
 
         def ask(number: int, frame: object) -> None:
-            say("rank: stopping after this step; once more to stop at once")
+            say(f"{self.stage}: stopping after this step; once more to stop at once")
             self.stop_requested = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -92,3 +90,27 @@ class Recorder:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+class Recorder(Safeguard):
+    """Called after every step of a ranking. ``records`` is the log so far, that of a resumed run included."""
+
+    def __init__(self, folder: RunFolder, inputs: Mapping[str, Any], save_steps: int, advance: Advance) -> None:
+        super().__init__("rank", folder, inputs, save_steps)
+        self.advance = advance
+        self.records: list[dict[str, Any]] = []
+
+    def resume(self, which: bool | str) -> Checkpoint | None:
+        """The newest checkpoint, with the log up to it; None where there is none or none is wanted."""
+        found = super().resume(which)
+        self.records = found.records if found else []
+        return found
+
+    def on_step(self, record: StepRecord, total: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Show and log the step; save where it is time to, or where a stop was asked for (then raises StoppedError)."""
+        self.records.append(dataclasses.asdict(record))
+        losses = {"safe": record.safe_loss, "candidates": record.candidate_loss, "gap": record.gap}
+        note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
+        self.advance(record.step, total, record.rows, record.tokens, note)
+        if self.is_due(record.step, total):
+            self.save(Checkpoint(record.step, state(), self.records), total)

@@ -107,7 +107,8 @@ class Scores:
 
     Not every ranker gives the rest: ``doubt`` (N,), a standard deviation of the score, how far it would move with other
     safe rows or other epochs; ``margin`` (N,), the part of the score that a cross-fitted scorer gives, from which the
-    share of unsafe rows is estimated; ``selector``, arrays that score rows never seen.
+    share of unsafe rows is estimated; ``selector``, arrays that score rows never seen. ``faults`` are the ids of rows
+    whose loss is not finite: they are ranked last.
     """
 
     ids: tuple[str, ...]
@@ -120,6 +121,7 @@ class Scores:
     doubt: FloatArray | None = None
     margin: FloatArray | None = None
     selector: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
 
     @classmethod
     def unweighted(

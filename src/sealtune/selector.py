@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from sealtune.processes import Share
+
 Weighting = Literal["softmax", "sigmoid"]
 
 
@@ -40,24 +42,39 @@ class Update(Protocol):
 class FreeLogits:
     """The paper's selector: one free logit a row. Weights have mean 1 (softmax) or lie in (0, 2) (sigmoid).
 
-    ``omega`` is float64 (N,) and stays on the CPU: a step touches B of its entries.
+    ``omega`` is float64 (N,) and stays on the CPU: a step touches B of its entries. With ``split`` each of several
+    processes keeps its share of the rows, and a step exchanges O(B) numbers.
     """
 
-    def __init__(self, n: int, update: Update, weighting: Weighting = "softmax", start: float = 0.0) -> None:
-        self.omega = torch.full((n,), start, dtype=torch.float64)
+    def __init__(
+        self, n: int, update: Update, weighting: Weighting = "softmax", start: float = 0.0, *, split: bool = False
+    ) -> None:
+        self.share = Share(n, split=split)
+        self.omega = torch.full((len(self.share),), start, dtype=torch.float64)
         self.weighting = weighting
         self.update = update
         self._recount()
 
     def weights(self, rows: Tensor) -> Tensor:
         """w_i of these rows, (B,) float64: N softmax(omega)_i, or 2 sigmoid(omega_i).  Eq. (w)."""
-        if self.weighting == "sigmoid":
-            return 2 * torch.sigmoid(self.omega[rows])
-        return len(self.omega) * torch.exp(self.omega[rows] - self._shift) / self._total
+        return self._weigh(self._logits(rows))
 
     def all_weights(self) -> Tensor:
         """w, (N,)."""
-        return self.weights(torch.arange(len(self.omega)))
+        return self.share.whole(self._weigh(self.omega))
+
+    def scores(self) -> Tensor:
+        """omega of all rows, (N,)."""
+        return self.share.whole(self.omega)
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        mine, places = self.share.of(rows)
+        return self.share.sum(self.omega.new_zeros(len(rows)).index_copy(0, mine, self.omega[places]))
+
+    def _weigh(self, logits: Tensor) -> Tensor:
+        if self.weighting == "sigmoid":
+            return 2 * torch.sigmoid(logits)
+        return self.share.n * torch.exp(logits - self._shift) / self._total
 
     def gradient(self, rows: Tensor, signal: Tensor) -> Tensor:
         """d/d omega of (1/B) sum_B w_i(omega) signal_i, (N,): dense, for softmax moves every row.  Eq. (omega)."""
@@ -74,26 +91,28 @@ class FreeLogits:
 
     def move(self, rows: Tensor, by: Tensor) -> None:
         """omega[rows] += by, with the softmax's denominator kept up to date in O(B)."""
-        before = torch.exp(self.omega[rows] - self._shift).sum()
-        self.omega.index_add_(0, rows, by)
-        self._total += torch.exp(self.omega[rows] - self._shift).sum() - before
+        mine, places = self.share.of(rows)
+        before = torch.exp(self.omega[places] - self._shift).sum()
+        self.omega.index_add_(0, places, by[mine])
+        self._total += self.share.sum(torch.exp(self.omega[places] - self._shift).sum() - before)
         self._moved += len(rows)
-        if self._moved >= len(self.omega):  # rounding errors of N moves are swept away: O(1) a row
+        if self._moved >= self.share.n:  # rounding errors of N moves are swept away: O(1) a row
             self._recount()
 
     def _recount(self) -> None:
-        self._shift = self.omega.max()
-        self._total = torch.exp(self.omega - self._shift).sum()
+        # Any logit near the largest will do as the shift: the mean of the processes' largest is the same for all.
+        self._shift = self.share.sum(self.omega.max() / self.share.every)
+        self._total = self.share.sum(torch.exp(self.omega - self._shift).sum())
         self._moved = 0
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs to go on bit for bit."""
-        own = {"omega": self.omega, "shift": self._shift, "total": self._total, "moved": torch.tensor(self._moved)}
+        own = {"omega": self.scores(), "shift": self._shift, "total": self._total, "moved": torch.tensor(self._moved)}
         return own | {f"update.{name}": value for name, value in self.update.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave."""
-        self.omega = state["omega"].clone()
+        self.omega = self.share.part(state["omega"])
         self._shift, self._total, self._moved = state["shift"], state["total"].clone(), int(state["moved"])
         self.update.load_state({k.removeprefix("update."): v for k, v in state.items() if k.startswith("update.")})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,10 +28,14 @@ STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
 
 
 class RunFolder:
-    """The folder of a run: a folder a stage, and the manifest that tells what is in them."""
+    """The folder of a run: a folder a stage, and the manifest that tells what is in them.
 
-    def __init__(self, root: str | Path) -> None:
+    ``keeps`` is false in a process that only helps the first one: what it writes is thrown away.
+    """
+
+    def __init__(self, root: str | Path, *, keeps: bool = True) -> None:
         self.root = Path(root)
+        self.keeps = keeps
 
     def path(self, name: str) -> Path:
         """Where a file of the run lies. Raises UserError where the name leads out of the folder."""
@@ -37,11 +43,15 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Make the folder, and sweep what a killed run left half written. Raises UserError where it cannot."""
+        if not self.keeps:
+            return
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".probe."):
                 pass
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the right place, but no room in it
+                raise
             raise UserError(f"output_dir: {self.root} cannot be written to ({error.strerror}); name another") from None
         for part in (*self.root.glob(".*.part"), *self.root.glob("*/.*.part")):
             shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
@@ -95,27 +105,37 @@ class RunFolder:
     @contextlib.contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
         """A scratch path beside the target; it takes the target's name when the block ends well."""
+        if not self.keeps:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder, Path(name).name)
+            return
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            yield scratch
-            _flush(scratch)
-            scratch.replace(target)
+            with _faults_of_the_disk(scratch, target):
+                yield scratch
+                _flush(scratch)
+                scratch.replace(target)
         finally:
             scratch.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def whole_folder(self, name: str) -> Iterator[Path]:
         """A scratch folder beside the target; it takes the target's place when the block ends well."""
+        if not self.keeps:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder)
+            return
         target = self.path(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
         try:
-            yield scratch
-            for file in scratch.rglob("*"):
-                if file.is_file():
-                    _flush(file)
+            with _faults_of_the_disk(scratch, target):
+                yield scratch
+                for file in scratch.rglob("*"):
+                    if file.is_file():
+                        _flush(file)
             scratch.chmod(0o755)
             old = scratch.with_name(f"{scratch.name}.old.part")
             if target.exists():
@@ -219,6 +239,8 @@ class RunFolder:
         about: Mapping[str, Any],
     ) -> None:
         """Enter a finished stage into the manifest: inputs, hashes of its outputs, cost; ``about`` at the top."""
+        if not self.keeps:
+            return
         manifest = self.manifest() | dict(about)
         entry = {
             "inputs": inputs,
@@ -296,6 +318,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+@contextlib.contextmanager
+def _faults_of_the_disk(scratch: Path, target: Path) -> Iterator[None]:
+    """Faults in writing ``scratch`` as OSErrors of ``target``; libraries in Rust tell them in words alone."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        elsewhere = str(getattr(error, "filename", None) or scratch)
+        if number is None or not elsewhere.startswith(str(scratch)):
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
 
 
 def _flush(path: Path) -> None:

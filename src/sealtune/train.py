@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sealtune import processes
 from sealtune.adapters import Player
-from sealtune.bilevel import NonFiniteLossError, Step, gamma_at, penalty_step
+from sealtune.bilevel import Step, gamma_at, penalty_step
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batch, Batches
-from sealtune.records import Encoded, FloatArray, RunError, Scores
+from sealtune.records import Encoded, RunError, Scores
 from sealtune.selector import FreeLogits
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Ranking:
         settings: RankConfig,
         seed: int,
     ) -> None:
-        size = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        size = batch_size(settings)
         self.candidates = Batches(candidates, size, seed, stream=0)
         # The two sets cycle independently: 20 safe rows serve 20,000 candidates.
         self.safe = Batches(safe, min(settings.safe_batch_size or size, len(safe)), seed, stream=1)
@@ -62,11 +63,14 @@ class Ranking:
         self.settings = settings
         self.seed = seed
         self.step = 0
-        n = len(candidates)
+        self.faults = Faults(candidates, settings.max_not_finite)
+        self.safe_faults = Faults(safe, settings.max_not_finite)
+        self.share = selector.share
+        n = len(self.share)
         self.visits = torch.zeros(n, dtype=torch.int32)
         self.last_loss = torch.full((n,), torch.nan)
         self.last_gap = torch.full((n if "theta_hat" in players else 0,), torch.nan)
-        self.doubt = EpochDoubt(selector.omega)
+        self.doubt = EpochDoubt(selector.omega, self.share)
         self.agreement = torch.tensor(torch.nan, dtype=torch.float64)  # of the rankings of the last two epochs
 
     @property
@@ -96,7 +100,8 @@ class Ranking:
     def _end_epoch(self) -> None:
         # Before the first epoch all rows are alike.
         if self.settings.stop_when_stable is not None and self.step > self.candidates.per_epoch:
-            self.agreement = rank_correlation(self.doubt.before, self.selector.omega)
+            before, now = self.share.whole(self.doubt.before), self.selector.scores()
+            self.agreement = rank_correlation(before, now)
         self.doubt.end_epoch(self.selector.omega)
 
     def finish(self, on_step: OnStep, resume: dict[str, Tensor] | None = None) -> Scores:
@@ -105,35 +110,30 @@ class Ranking:
             self.load_state(resume)
         for record in self.run():
             on_step(record, self.total_steps, self.state)
-        encoded, n = self.candidates.encoded, len(self.visits)
+        encoded, n, whole = self.candidates.encoded, self.share.n, self.share.whole
         return Scores(
             ids=encoded.ids,
             source=encoded.source,
-            score=self.selector.omega.numpy(),
+            score=self.faults.strike(self.selector.scores()).numpy(),
             weight=self.selector.all_weights().numpy(),
-            loss=self.last_loss.double().numpy(),
-            gap=self.last_gap.double().numpy() if len(self.last_gap) else np.full(n, np.nan),
-            visits=self.visits.long().numpy(),
+            loss=whole(self.last_loss).double().numpy(),
+            gap=whole(self.last_gap).double().numpy() if "theta_hat" in self.players else np.full(n, np.nan),
+            visits=whole(self.visits).long().numpy(),
             doubt=np.full(n, self.doubt.deviation()),
         )
 
     def _penalty_step(self, gamma: float) -> Step[Batch]:
         batch, safe = self.candidates.at(self.step), self.safe.at(self.step)
-        theta, theta_hat = self.players["theta"], self.players.get("theta_hat")
-        try:
-            return penalty_step(theta, theta_hat, self.selector, batch, safe, gamma)
-        except NonFiniteLossError as error:
-            raise RunError(
-                f"ranking stopped at step {self.step + 1}: {error}; candidates {', '.join(batch.ids)}; "
-                f"safe rows {', '.join(safe.ids)}; lower rank.learning_rate or look at these rows"
-            ) from None
+        return penalty_step(self.players["theta"], self.players.get("theta_hat"), self.selector, batch, safe, gamma)
 
     def _remember(self, step: Step[Batch]) -> None:
-        rows = step.candidates.rows
-        self.visits[rows] += 1
-        self.last_loss[rows] = step.losses.float()
+        mine, places = self.share.of(step.candidates.rows)
+        self.faults.note(step.candidates, step.signal)
+        self.safe_faults.note(step.safe, step.safe_losses)
+        self.visits[places] += 1
+        self.last_loss[places] = step.losses[mine].float()
         if step.hat_losses is not None:
-            self.last_gap[rows] = step.signal.float()
+            self.last_gap[places] = step.signal[mine].float()
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs to go on bit for bit."""
@@ -142,25 +142,38 @@ class Ranking:
             state |= {f"{name}.{k}": v for k, v in player.state().items()}
         return state | {
             "step": torch.tensor(self.step),
-            "visits": self.visits,
-            "last_loss": self.last_loss,
-            "last_gap": self.last_gap,
+            "batch_sizes": torch.tensor([self.candidates.size, self.safe.size]),
+            "visits": self.share.whole(self.visits),
+            "last_loss": self.share.whole(self.last_loss),
+            "last_gap": self.share.whole(self.last_gap) if "theta_hat" in self.players else self.last_gap,
             "doubt": self.doubt.moved,
-            "omega_before": self.doubt.before,
+            "omega_before": self.share.whole(self.doubt.before),
             "agreement": self.agreement,
+            "faults": self.faults.tensor(),
+            "safe_faults": self.safe_faults.tensor(),
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Take back what ``state`` gave; batches stay as large as they were, with more or fewer processes too."""
         self.step = int(state["step"])
+        candidates, safe = state["batch_sizes"].tolist()
+        self.candidates = Batches(self.candidates.encoded, candidates, self.seed, stream=0)
+        self.safe = Batches(self.safe.encoded, safe, self.seed, stream=1)
         self.visits, self.last_loss, self.last_gap = (
-            state[name].clone() for name in ("visits", "last_loss", "last_gap")
+            self.share.part(state[name]) for name in ("visits", "last_loss", "last_gap")
         )
-        self.doubt.moved, self.doubt.before = state["doubt"].clone(), state["omega_before"].clone()
+        self.doubt.moved, self.doubt.before = state["doubt"].clone(), self.share.part(state["omega_before"])
         self.agreement = state["agreement"]
+        self.faults.rows = set(state["faults"].tolist())
+        self.safe_faults.rows = set(state["safe_faults"].tolist())
         self.selector.load_state(under("selector.", state))
         for name, player in self.players.items():
             player.load_state(under(f"{name}.", state))
+
+
+def batch_size(settings: RankConfig) -> int:
+    """Candidates of one step, in all processes together."""
+    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps * processes.count()
 
 
 class EpochDoubt:
@@ -171,26 +184,30 @@ class EpochDoubt:
     kept, not those of every epoch, so that memory does not grow with the epochs.
     """
 
-    def __init__(self, omega: Tensor) -> None:
+    def __init__(self, omega: Tensor, share: processes.Share) -> None:
+        self.share = share
         self.before = omega.clone()
         self.moved = torch.zeros(3, dtype=torch.float64)  # epochs; sums over rows of squared parts, of squared totals
 
     def end_epoch(self, omega: Tensor) -> None:
-        """Take note of the logits (N,) at the end of an epoch. All rows start alike."""
+        """Take note of the logits kept here at the end of an epoch. All rows start alike."""
         part = omega - self.before
-        part -= part.mean()  # what all rows have in common ranks none
+        part -= self._mean(part)  # what all rows have in common ranks none
         self.moved[0] += 1
-        self.moved[1] += part.dot(part)
-        total = torch.sub(omega, omega.mean(), out=part)  # in the same memory: there may be many rows
-        self.moved[2] = total.dot(total)
+        self.moved[1] += self.share.sum(part.dot(part))
+        total = torch.sub(omega, self._mean(omega), out=part)  # in the same memory: there may be many rows
+        self.moved[2] = self.share.sum(total.dot(total))
         self.before.copy_(omega)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return self.share.sum(values.sum()) / self.share.n
 
     def deviation(self) -> float:
         """sqrt(E * mean over rows of the variance of their E parts)."""
         epochs, parts, totals = self.moved.tolist()
         if epochs < 2:
             return float("nan")
-        variance = max(parts - totals / epochs, 0.0) / (epochs - 1) / len(self.before)
+        variance = max(parts - totals / epochs, 0.0) / (epochs - 1) / self.share.n
         return float((variance * epochs) ** 0.5)
 
 
@@ -241,16 +258,43 @@ class Progress:
         self.on_step(record, self.total, self.state)
 
 
-def require_finite(losses: FloatArray, batch: Batch) -> None:
-    """Raise RunError that names the rows of a batch whose losses (B,) are not finite."""
-    bad = [row_id for row_id, fine in zip(batch.ids, np.isfinite(losses), strict=True) if not fine]
-    if bad:
-        raise RunError(f"ranking stopped: the loss of rows {', '.join(bad)} is not finite")
+class Faults:
+    """Rows whose loss was not finite. They are left out where that is seen, and ranked last; too many are an error."""
+
+    def __init__(self, encoded: Encoded, share: float) -> None:
+        self.encoded = encoded
+        self.limit = int(share * len(encoded))
+        self.rows: set[int] = set()
+
+    def note(self, batch: Batch, losses: Tensor) -> None:
+        """Look at the losses (B,) of a batch. Raises RunError where more rows are at fault than may be."""
+        found = batch.rows[~losses.isfinite()].tolist()
+        self.rows.update(found)
+        if found and len(self.rows) > self.limit:
+            names = ", ".join(self.encoded.ids[i] for i in sorted(self.rows)[:5])
+            raise RunError(
+                f"ranking stopped: the loss of {len(self.rows)} of {len(self.encoded):,} rows is not finite ({names}); "
+                "lower rank.learning_rate, look at these rows, or raise rank.max_not_finite"
+            )
+
+    def strike(self, score: Tensor) -> Tensor:
+        """The scores (N,) with NaN for the rows at fault: whoever collects the scores ranks them last."""
+        return score.index_fill(0, self.tensor(), torch.nan) if self.rows else score
+
+    def tensor(self) -> Tensor:
+        """Their positions, int64."""
+        return torch.tensor(sorted(self.rows), dtype=torch.int64)
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What stands under a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def finite_mean(losses: Tensor) -> float | None:
+    """Mean of the finite ones of (B,); None where there is none."""
+    fine = losses[losses.isfinite()]
+    return float(fine.mean()) if len(fine) else None
 
 
 def _record(step: Step[Batch], number: int, epoch: int, players: int, seconds: float) -> StepRecord:
@@ -259,10 +303,10 @@ def _record(step: Step[Batch], number: int, epoch: int, players: int, seconds: f
         step=number,
         epoch=epoch,
         gamma=step.gamma,
-        safe_loss=float(step.safe_losses.mean()),
-        candidate_loss=float(step.losses.mean()),
-        hat_loss=None if hat is None else float(hat.mean()),
-        gap=None if hat is None else float(step.signal.mean()),
+        safe_loss=finite_mean(step.safe_losses),
+        candidate_loss=finite_mean(step.losses),
+        hat_loss=None if hat is None else finite_mean(hat),
+        gap=None if hat is None else finite_mean(step.signal),
         rows=len(step.candidates.rows),
         # Tokens that went through the model: the safe rows once, the candidates once a player.
         tokens=step.safe.token_count + step.candidates.token_count * players,

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from trl import SFTTrainer
 
 from sealtune.adapters import LanguageModel
 from sealtune.losses import token_losses
 from sealtune.records import UserError
+from sealtune.resumable import ResumableTrainer
 
 
-class ResponseTrainer(SFTTrainer):  # type: ignore[misc]
+class ResponseTrainer(ResumableTrainer):
     """SFTTrainer that, in one process on a CPU, computes logits at response positions only."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

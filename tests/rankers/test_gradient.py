@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_names_the_row():
 
     mask = np.arange(6) > 2
     rows = Encoded.join(["fine", "bad"], ["made"] * 2, [(np.arange(20, 26), mask), (np.arange(6, 12), mask)])
-    with pytest.raises(RunError, match="rows bad is not finite"):
+    with pytest.raises(RunError, match=r"1 of 2 rows is not finite \(bad\)"):
         rank(rows, rows.take([0]), broken)
 
 

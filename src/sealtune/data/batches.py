@@ -93,8 +93,8 @@ class Batches:
         return order, random.permutation(self.per_epoch)
 
 
-def longest_first(rows: Encoded, size: int) -> Iterator[Batch]:
-    """All rows once, neighbours in length together; too little memory shows at once."""
+def longest_first(rows: Encoded, size: int, start: int = 0) -> Iterator[Batch]:
+    """All rows once, from the ``start``-th on, neighbours in length together; too little memory shows at once."""
     order = np.argsort(-rows.lengths, kind="stable")
-    for start in range(0, len(order), size):
-        yield Batch(torch.from_numpy(order[start : start + size]), rows)
+    for place in range(start, len(order), size):
+        yield Batch(torch.from_numpy(order[place : place + size]), rows)

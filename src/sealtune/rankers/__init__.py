@@ -76,7 +76,17 @@ def rank(job: Job) -> Scores:
     safe_order = sorted(range(len(job.safe)), key=job.safe.ids.__getitem__)
     sorted_job = replace(job, candidates=job.candidates.take(order), safe=job.safe.take(safe_order))
     scores: Scores = importlib.import_module(f"{__name__}.{method}").rank(sorted_job)
-    return scores.take(np.argsort(order))
+    return strike(scores.take(np.argsort(order)))
+
+
+def strike(scores: Scores) -> Scores:
+    """The scores with rows that have none, since their losses are not finite, ranked last."""
+    bad = ~np.isfinite(scores.score)
+    if not bad.any():
+        return scores
+    fine = scores.score[~bad]
+    last = fine.min() - max(np.ptp(fine), 1.0)
+    return replace(scores, score=np.where(bad, last, scores.score), faults=tuple(np.array(scores.ids)[bad].tolist()))
 
 
 def score(job: Job, selector: Mapping[str, npt.NDArray[Any]]) -> Scores:
@@ -89,7 +99,7 @@ def score(job: Job, selector: Mapping[str, npt.NDArray[Any]]) -> Scores:
 
     saved = {name: torch.from_numpy(array) for name, array in selector.items()}
     scores: Scores = check_scores_unseen(job.config.rank.method).score(job, saved)
-    return scores
+    return strike(scores)
 
 
 def check_estimates(method: str) -> None:

@@ -11,35 +11,39 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sealtune import processes
 from sealtune.adapters import Player
 from sealtune.data.batches import longest_first
 from sealtune.players import learn_safe_set, make_players, safe_batches, set_dropout
 from sealtune.rankers import Job
-from sealtune.records import Encoded, FloatArray, Scores
-from sealtune.train import Progress, require_finite
+from sealtune.records import FloatArray, Scores
+from sealtune.train import Faults, Progress, finite_mean
 
 
 def rank(job: Job) -> Scores:
     """Minus the gap; ``loss`` is the loss after tuning, ``gap`` that minus the loss before."""
     settings, n = job.config.rank, len(job.candidates)
     safe = safe_batches(job)
-    passes = 2 * -(-n // settings.per_device_train_batch_size)
+    passes = 2 * -(-n // (settings.per_device_train_batch_size * processes.count()))
     progress = Progress(job.on_step, passes + safe.per_epoch)
     player = make_players(job, ["theta"])["theta"]
-    before = _losses(player, job.candidates, progress)
-    learn_safe_set(player, safe, job.config.seed, progress)
-    after = _losses(player, job.candidates, progress, before)
+    faults = Faults(job.candidates, settings.max_not_finite)
+    before = _losses(player, faults, progress)
+    learn_safe_set(player, safe, job, progress)
+    after = _losses(player, faults, progress, before)
     return Scores.unweighted(job.candidates, before - after, loss=after, gap=after - before, visits=2)
 
 
-def _losses(player: Player, rows: Encoded, progress: Progress, before: FloatArray | None = None) -> FloatArray:
+def _losses(player: Player, faults: Faults, progress: Progress, before: FloatArray | None = None) -> FloatArray:
     """l_i of all rows, (N,), under the player as it stands; ``before``, where given, is for the log alone."""
     set_dropout(player, on=False)  # the same row must have the same loss whenever it is asked
+    rows = faults.encoded
     losses = np.empty(len(rows))
-    for batch in longest_first(rows, player.micro_batch):
+    for batch in longest_first(rows, player.micro_batch * processes.count()):
         places = batch.rows.numpy()
-        losses[places] = player.learn(batch, torch.zeros(len(places))).numpy()  # no weight: forward only
-        require_finite(losses[places], batch)
-        gap = None if before is None else float((losses[places] - before[places]).mean())
-        progress.report(len(places), batch.token_count, candidate_loss=float(losses[places].mean()), gap=gap)
+        found = player.learn(batch, torch.zeros(len(places)))  # no weight: forward only
+        losses[places] = found.numpy()
+        faults.note(batch, found)
+        gap = None if before is None else finite_mean(found - torch.from_numpy(before[places]))
+        progress.report(len(places), batch.token_count, candidate_loss=finite_mean(found), gap=gap)
     return losses

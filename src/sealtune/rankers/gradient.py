@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sealtune import processes
 from sealtune.adapters import Player, lora_players
 from sealtune.data.batches import Batch
 from sealtune.rankers import Job
 from sealtune.records import Encoded, FloatArray, Scores, UserError
-from sealtune.train import Progress, require_finite
+from sealtune.train import Faults, Progress, finite_mean
 
 WIDTH = 512
 """Projected dimensions: cosines keep to about 1 / sqrt(512) = 0.04."""
@@ -31,7 +32,7 @@ def rank(job: Job) -> Scores:
     total = -(-len(job.safe) // size) - (-len(job.candidates) // size)
     probe = Probe(job, Progress(job.on_step, total), size)
     safe, _ = probe.measure(job.safe, safe=True)
-    direction = _unit(_unit(safe).mean(0))
+    direction = _unit(_unit(safe[safe.isfinite().all(1)]).mean(0))
     gradients, losses = probe.measure(job.candidates, safe=False)
     return Scores.unweighted(job.candidates, (_unit(gradients) @ direction).numpy(), loss=losses, visits=1)
 
@@ -51,20 +52,30 @@ class Probe:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.sketch = Sketch(self.parameters, job.config.seed)
-        self.progress, self.size = progress, size
+        self.progress, self.size, self.limit = progress, size, job.config.rank.max_not_finite
 
     def measure(self, rows: Encoded, *, safe: bool) -> tuple[Tensor, FloatArray]:
         """Projected gradients (N, WIDTH), float64 on the CPU, and losses (N,) of all rows."""
         gradients, losses = torch.empty(len(rows), WIDTH, dtype=torch.float64), np.empty(len(rows))
+        faults = Faults(rows, self.limit)
         for start in range(0, len(rows), self.size):
             batch = Batch(torch.arange(start, min(start + self.size, len(rows))), rows)
-            for place in batch.rows.tolist():
-                gradients[place], losses[place] = self._row(Batch(torch.tensor([place]), rows))
-            found = losses[batch.rows.numpy()]
-            require_finite(found, batch)
+            gradients[batch.rows], found = self._rows(batch)
+            losses[batch.rows.numpy()] = found.numpy()
+            faults.note(batch, found)
             name = "safe_loss" if safe else "candidate_loss"
-            self.progress.report(len(found), batch.token_count, **{name: float(found.mean())})
+            self.progress.report(len(found), batch.token_count, **{name: finite_mean(found)})
         return gradients, losses
+
+    def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Projected gradients (B, WIDTH) and losses (B,) of a batch, from all processes."""
+        gradients = torch.zeros(len(batch.rows), WIDTH, dtype=torch.float64)
+        losses = torch.zeros(len(batch.rows), dtype=torch.float64)
+        for place, counts in processes.shares(range(len(batch.rows))):
+            gradient, loss = self._row(Batch(batch.rows[place : place + 1], batch.encoded))
+            if counts:
+                gradients[place], losses[place] = gradient, loss
+        return processes.total(gradients), processes.total(losses)
 
     def _row(self, batch: Batch) -> tuple[Tensor, float]:
         (piece,) = batch.split(1)

@@ -26,4 +26,4 @@ def make_selector(n: int, settings: RankConfig) -> FreeLogits:
     """The selector that the config asks for, over n rows."""
     rate = settings.selector_learning_rate
     kind = Mirror if settings.selector_update == "mirror" else DenseAdam
-    return FreeLogits(n, kind(rate) if rate else kind(), settings.weighting)
+    return FreeLogits(n, kind(rate) if rate else kind(), settings.weighting, split=settings.shard_selector)

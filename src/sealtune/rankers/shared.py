@@ -12,33 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sealtune import scorer
+from sealtune import processes, scorer
 from sealtune.adapters import Player
-from sealtune.data.batches import longest_first
+from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
 from sealtune.records import Encoded, Scores
 from sealtune.scorer import Looks, Scorer
-from sealtune.train import Progress, require_finite, under
+from sealtune.train import Faults, Progress, finite_mean, under
 
 ESTIMATES = True
 """Its margins tell how many rows are unsafe."""
 
 
 def rank(job: Job) -> Scores:
-    """The scorer's sum of four judgements. Raises RunError on a loss that is not finite."""
+    """The scorer's sum of four judgements. Raises RunError where too many losses are not finite."""
     study = Study(job)
     candidates, safe = study.run()
     if len(job.candidates) == 1:  # nothing to compare with
         return _scores(job.candidates, candidates, torch.zeros(1))
-    learned = scorer.learn(candidates, safe, job.config.seed)
+    fine = candidates.losses.isfinite()
+    judged, safe = candidates.take(fine), safe.take(safe.losses.isfinite())
+    learned = scorer.learn(judged, safe, job.config.seed)
     kept = learned.scorer.tensors() | study.learned() | {"safe_margin": learned.safe_margin}
     return _scores(
         job.candidates,
         candidates,
-        learned.score,
-        doubt=scorer.doubts(candidates, safe, job.config.seed).numpy(),
-        margin=learned.margin.numpy(),
+        _among(fine, learned.score),
+        doubt=_among(fine, scorer.doubts(judged, safe, job.config.seed)).numpy(),
+        margin=_among(fine, learned.margin).numpy(),
         selector={name: tensor.numpy() for name, tensor in kept.items()},
     )
 
@@ -47,8 +49,8 @@ def score(job: Job, saved: Mapping[str, Tensor]) -> Scores:
     """Scores of rows never seen, on the scale of those ranked, by what ``rank`` gave as ``selector``."""
     theta = make_players(job, ["theta"])["theta"]
     theta.load_state(under("theta.", saved))
-    view = View(job.candidates)
-    progress = Progress(job.on_step, view.batches(theta.micro_batch))
+    view = View(job.candidates, job.config.rank.max_not_finite)
+    progress = Progress(job.on_step, view.steps(theta))
     view.look(theta, progress)
     return _scores(job.candidates, view.looks, Scorer.from_tensors(saved)(view.looks))
 
@@ -57,18 +59,22 @@ class Study:
     """Theta, what it learned of the safe set, and what it saw of both sets: all that a resumed ranking needs."""
 
     def __init__(self, job: Job) -> None:
-        self.seed = job.config.seed
+        self.job = job
         self.batches = safe_batches(job)
         self.theta = make_players(job, ["theta"])["theta"]
-        self.views = {"candidates": View(job.candidates), "safe": View(job.safe)}
-        looks = sum(view.batches(self.theta.micro_batch) for view in self.views.values())
-        self.progress = Progress(job.on_step, self.batches.per_epoch + looks, self.state)
+        self.views = {
+            name: View(rows, job.config.rank.max_not_finite)
+            for name, rows in (("candidates", job.candidates), ("safe", job.safe))
+        }
+        self.progress = Progress(job.on_step, 0, self.state)
         if job.resume:
             self.load_state(job.resume)
+        looks = sum(view.steps(self.theta) for view in self.views.values())
+        self.progress.total = max(self.progress.step, self.batches.per_epoch) + looks
 
     def run(self) -> tuple[Looks, Looks]:
         """What theta makes of the candidates and of the safe set."""
-        learn_safe_set(self.theta, self.batches, self.seed, self.progress, start=self.progress.step)
+        learn_safe_set(self.theta, self.batches, self.job, self.progress, start=self.progress.step)
         for view in self.views.values():
             view.look(self.theta, self.progress)
         return self.views["candidates"].looks, self.views["safe"].looks
@@ -79,14 +85,16 @@ class Study:
 
     def state(self) -> State:
         """Tensors that a resumed ranking needs."""
-        state = {f"theta.{k}": v for k, v in self.theta.state().items()} | {"step": torch.tensor(self.progress.step)}
+        state = {f"theta.{k}": v for k, v in self.theta.state().items()}
+        state |= {"step": torch.tensor(self.progress.step), "batch_size": torch.tensor(self.batches.size)}
         for name, view in self.views.items():
             state |= {f"{name}.{k}": v for k, v in view.state().items()}
         return state
 
     def load_state(self, state: State) -> None:
-        """Take back what ``state`` gave."""
+        """Take back what ``state`` gave; batches stay as large as they were, with more or fewer processes too."""
         self.progress.step = int(state["step"])
+        self.batches = Batches(self.batches.encoded, int(state["batch_size"]), self.job.config.seed, stream=1)
         self.theta.load_state(under("theta.", state))
         for name, view in self.views.items():
             view.load_state(under(f"{name}.", state))
@@ -95,32 +103,30 @@ class Study:
 class View:
     """What a player sees of some rows, batch by batch, the longest rows first."""
 
-    def __init__(self, rows: Encoded) -> None:
+    def __init__(self, rows: Encoded, limit: float) -> None:
         self.rows = rows
+        self.limit = limit
         self.done = 0
         self.looks = Looks(torch.empty(len(rows), dtype=torch.float64), torch.empty(0), torch.empty(0))
 
-    def batches(self, size: int) -> int:
-        """Batches of all rows."""
-        return -(-len(self.rows) // size)
+    def steps(self, player: Player) -> int:
+        """Batches that are left."""
+        return -(-(len(self.rows) - self.done) // _batch_size(player))
 
     def look(self, player: Player, progress: Progress) -> None:
-        """Look at the batches that are left. Raises RunError on a loss that is not finite."""
+        """Look at the rows that are left. Raises RunError where too many losses are not finite."""
         player.activate()
-        for number, batch in enumerate(longest_first(self.rows, player.micro_batch)):
-            if number < self.done:
-                continue
-            (piece,) = batch.split(player.micro_batch)
-            places = batch.rows[piece.places]
-            seen = Looks(*player.model.look(piece))
+        faults = Faults(self.rows, self.limit)
+        for batch in longest_first(self.rows, _batch_size(player), self.done):
+            seen = _look(player, batch)
             if not len(self.looks.prompts):
                 width = seen.prompts.shape[1]
                 self.looks = Looks(self.looks.losses, *(torch.empty(len(self.rows), width) for _ in range(2)))
             for part, values in zip(self.looks, seen, strict=True):
-                part[places] = values.to(part)
-            require_finite(self.looks.losses[batch.rows].numpy(), batch)
-            self.done += 1
-            progress.report(len(places), batch.token_count, candidate_loss=float(seen.losses.mean()))
+                part[batch.rows] = values
+            faults.note(batch, self.looks.losses[batch.rows])
+            self.done += len(batch.rows)
+            progress.report(len(batch.rows), batch.token_count, candidate_loss=finite_mean(seen.losses))
 
     def state(self) -> State:
         """Tensors that a resumed look needs."""
@@ -130,6 +136,26 @@ class View:
         """Take back what ``state`` gave."""
         self.done = int(state["done"])
         self.looks = Looks(*(state[name].clone() for name in Looks._fields))
+
+
+def _batch_size(player: Player) -> int:
+    return player.micro_batch * processes.count()
+
+
+def _look(player: Player, batch: Batch) -> Looks:
+    """What the processes see of a batch, each of its share."""
+    ((piece, counts),) = processes.shares(list(batch.split(player.share_of(len(batch.rows)))))
+    seen = []
+    for part in player.model.look(piece):
+        whole = part.new_zeros(len(batch.rows), *part.shape[1:])
+        whole[piece.places] = part * counts
+        seen.append(processes.total(whole))
+    return Looks(*seen)
+
+
+def _among(fine: Tensor, values: Tensor) -> Tensor:
+    """A value for each row: NaN for those that are not fine."""
+    return torch.full(fine.shape, torch.nan, dtype=values.dtype).masked_scatter(fine, values)
 
 
 def _scores(rows: Encoded, looks: Looks, score: Tensor, **more: Any) -> Scores:

@@ -1,0 +1,135 @@
+"""TRL's SFTTrainer with checkpoints of our own: no pickle, whole or not at all, and the same bits after a resume.
+
+transformers keeps optimizer, schedule and random numbers as pickles. It also draws the order of rows that are grouped
+by length from the random numbers of the moment, so one that goes on in a later epoch would meet other rows there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerState
+from trl import SFTTrainer
+
+from sealtune.checkpoints import Checkpoint
+from sealtune.console import say
+
+if TYPE_CHECKING:
+    from sealtune.recorder import Safeguard
+
+
+class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer whose checkpoints are written by a safeguard."""
+
+    safeguard: Safeguard
+    resumed: Checkpoint | None = None
+    order_drawn_from: dict[str, Tensor]
+    """The random numbers as they stood when the epoch began."""
+
+    def train_guarded(self, safeguard: Safeguard, resume: Checkpoint | None) -> None:
+        """Train, from ``resume`` on. Raises StoppedError where the safeguard was asked to stop."""
+        self.safeguard, self.resumed = safeguard, resume
+        self.add_callback(_Moments(self))
+        if self._is_spread:
+            say("tune: FSDP and DeepSpeed keep the optimizer in parts, so no checkpoints are saved")
+        if resume is None:
+            self.train()
+            return
+        known = {field.name for field in dataclasses.fields(TrainerState)}
+        state = {name: value for name, value in resume.rest["trainer"].items() if name in known}
+        folder = Path(self.args.output_dir)  # from here the trainer takes its counters, from us the rest
+        (folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": resume.records}), "utf-8")
+        self.train(resume_from_checkpoint=str(folder))
+
+    # -- what the trainer calls to save and to load ------------------------------------------------------------------
+
+    @property
+    def _is_spread(self) -> bool:
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self._is_spread:
+            self.safeguard.save(Checkpoint(self.state.global_step, {}, []), self.state.max_steps)
+            return
+        counters = dataclasses.asdict(self.state)
+        records = counters.pop("log_history")
+        optimizer = self.optimizer.state_dict()
+        rest = {"trainer": counters, "groups": optimizer["param_groups"], "scheduler": self.lr_scheduler.state_dict()}
+        if self.accelerator.scaler is not None:
+            rest |= {"scaler": self.accelerator.scaler.state_dict()}
+        state: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self._learned()}
+        for i, moments in optimizer["state"].items():
+            state |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
+        drawn_from = random_state() if self.state.epoch.is_integer() else self.order_drawn_from  # the next epoch's
+        state |= {f"order.{name}": value for name, value in drawn_from.items()}
+        state |= {f"random.{name}": value for name, value in random_state().items()}
+        self.safeguard.save(Checkpoint(self.state.global_step, state, records, rest), self.state.max_steps)
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = self._saved("parameter")
+        for name, parameter in self._learned():
+            parameter.copy_(saved[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.resumed is None:
+            return
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in self._saved("optimizer").items():
+            number, _, kind = name.partition(".")
+            moments.setdefault(int(number), {})[kind] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.resumed.rest["groups"]})
+        self.lr_scheduler.load_state_dict(self.resumed.rest["scheduler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.resumed is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self.resumed.rest["scaler"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        set_random_state(self._saved("random"))
+
+    def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+
+    def _saved(self, kind: str) -> dict[str, Tensor]:
+        """Tensors of one kind in the checkpoint that it goes on from; none where there is no checkpoint."""
+        state = self.resumed.state if self.resumed else {}
+        return {name.removeprefix(f"{kind}."): value for name, value in state.items() if name.startswith(f"{kind}.")}
+
+
+class _Moments(TrainerCallback):  # type: ignore[misc]
+    """Tells the trainer when to save, and sees to it that the epoch which is gone on with has its rows' order."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self.trainer = trainer
+        self.begins_with = trainer._saved("order")
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        set_random_state(self.begins_with)
+        self.begins_with = {}
+        self.trainer.order_drawn_from = random_state()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = self.trainer.safeguard.is_due(state.global_step, state.max_steps)
+
+
+def random_state() -> dict[str, Tensor]:
+    """Where torch's random numbers stand, on the CPU and on the accelerator."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.accelerator.is_available():
+        state["accelerator"] = torch.get_device_module().get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Take back what :func:`random_state` gave, as far as it is there."""
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "accelerator" in state and torch.accelerator.is_available():
+        torch.get_device_module().set_rng_state(state["accelerator"])

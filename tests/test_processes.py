@@ -1,0 +1,247 @@
+"""Several processes rank as one does: the same rows, the same scores; and what happens when one of them dies."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from safetensors import safe_open
+
+import crew
+from conftest import made_rows, write_jsonl
+from sealtune import launch, processes
+from sealtune.records import UserError
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
+METHODS = {
+    "seal": {"method": "seal", "algorithm": 1, "num_train_epochs": 2},
+    "split": {"method": "seal", "algorithm": 1, "num_train_epochs": 3, "shard_selector": True},
+    "accumulated": {"method": "seal", "gradient_accumulation_steps": 3, "safe_batch_size": 1},
+    "checkpointed": {"method": "seal", "algorithm": 1, "gradient_checkpointing": True},
+    "seal_released": {"method": "seal_released", "num_train_epochs": 2},
+    "shared": {"method": "shared"},
+    "excess_loss": {"method": "excess_loss"},
+    "loss": {"method": "loss"},
+    "gradient": {"method": "gradient"},
+    "embedding": {"method": "embedding"},
+}
+WHOLE = {"whole": {"method": "seal", "use_peft": False, "learning_rate": 1e-3}}
+
+
+def environment():
+    folder = Path(__file__).parent
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "ACCELERATE_USE_CPU": "true"}
+
+
+def torchrun(*words, count=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), *words]
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes find, by method and engine: one launch for all, since it takes seconds."""
+    folder = tmp_path_factory.mktemp("crew")
+    jobs = [
+        {"name": f"{method}-{engine}", "config": {"learning_rate": 0.01, **config}, "environment": variables}
+        for engine, variables in (("ddp", {}), ("fsdp2", FSDP))
+        for method, config in METHODS.items()
+    ]
+    jobs.append({"name": "seal-zero3", "config": {"learning_rate": 0.01, **METHODS["seal"]}, "environment": ZERO3})
+    jobs.append({"name": "whole-ddp", "config": WHOLE["whole"], "environment": {}})
+    for job in jobs:
+        job["config"]["per_device_train_batch_size"] = 4
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    process = torchrun(str(Path(crew.__file__)), str(folder))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return lambda name: json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("method", METHODS | WHOLE)
+def test_two_processes_rank_as_one_does_with_the_same_batch(method, together):
+    config = {"learning_rate": 0.01, **(METHODS | WHOLE)[method], "per_device_train_batch_size": 8}
+    alone = crew.rank(config)
+    for engine in ("ddp", "fsdp2") if method in METHODS else ("ddp",):
+        found = together(f"{method}-{engine}")
+        assert found["ids"] == alone["ids"]
+        assert found["visits"] == alone["visits"]
+        for name in ("score", "weight", "loss", "gap"):
+            np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, atol=2e-6, err_msg=f"{engine} {name}")
+
+
+def test_a_sharded_base_is_held_once_by_all_together(together):
+    assert together("seal-ddp")["held"] == 1
+    assert together("seal-fsdp2")["held"] == pytest.approx(0.5, abs=0.05)
+    assert together("seal-zero3")["held"] == pytest.approx(0.5, abs=0.05)
+    assert together("seal-zero3")["score"] == together("seal-fsdp2")["score"]
+
+
+@pytest.fixture
+def rows(tmp_path, tiny_folder):
+    """A config of a ranking that takes some seconds, with a checkpoint every three steps."""
+    write_jsonl(tmp_path / "candidates.jsonl", made_rows(150, 1))
+    write_jsonl(tmp_path / "safe.jsonl", made_rows(16, 2))
+    rank = {"method": "seal", "num_train_epochs": 6, "learning_rate": 0.01, "save_steps": 3}
+    config = {"model_name_or_path": str(tiny_folder), "dtype": "float32", "rank": rank}
+    config |= {"datasets": [str(tmp_path / "candidates.jsonl")], "safe_datasets": [str(tmp_path / "safe.jsonl")]}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    return tmp_path
+
+
+def rank_together(folder, out, *words):
+    return torchrun("-m", "sealtune", "rank", str(folder / "config.yaml"), f"output_dir={folder / out}", *words)
+
+
+def scores_of(folder):
+    from sealtune.store import RunFolder
+
+    return RunFolder(folder).read_scores()
+
+
+def wait_for(pattern, folder, process):
+    end = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < end, process.stdout.read()
+        time.sleep(0.02)
+
+
+def test_one_dies_the_others_end_and_any_number_goes_on(rows):
+    whole = rank_together(rows, "whole")
+    output, _ = whole.communicate(timeout=200)
+    assert whole.returncode == 0, output
+    broken = rank_together(rows, "out")
+    wait_for("rank/checkpoint-*", rows / "out", broken)
+    second = next(p for p in psutil.Process(broken.pid).children() if p.environ().get("RANK") == "1")
+    second.kill()
+    died = time.monotonic()
+    output, _ = broken.communicate(timeout=60)
+    assert broken.returncode != 0
+    assert time.monotonic() - died < 60
+    assert "error: another process of this run has ended; go on with resume_from_checkpoint=true" in output
+    words = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "resume_from_checkpoint=true"]
+    alone = [sys.executable, "-m", "sealtune", "rank", *words]
+    done = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "going on after step" in done.stderr
+    expected, found = scores_of(rows / "whole"), scores_of(rows / "out")
+    assert found.ids == expected.ids
+    assert found.visits.tolist() == expected.visits.tolist() == [6] * 150
+    np.testing.assert_allclose(found.score, expected.score, rtol=1e-3, atol=1e-5)
+
+
+def test_a_stop_reaches_all_after_the_same_step(rows):
+    process = rank_together(rows, "out")
+    wait_for("rank/checkpoint-*", rows / "out", process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
+    assert process.returncode != 0
+    assert list((rows / "out/rank").glob("checkpoint-*"))
+
+
+def test_the_whole_pipeline_in_two_processes(rows):
+    settings = ["rank.num_train_epochs=1", "tune.num_train_epochs=2", "tune.learning_rate=0.02", "tune.save_steps=6"]
+    (rows / "ask.jsonl").write_text('{"prompt": "red"}\n')
+    prompts = json.dumps([{"path": str(rows / "ask.jsonl"), "kind": "harmful"}])
+    config, out = str(rows / "config.yaml"), f"output_dir={rows / 'out'}"
+    words = [config, out, *settings, f"evaluate.prompts={prompts}", "evaluate.max_new_tokens=2"]
+    process = torchrun("-m", "sealtune", "run", *words)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    manifest = json.loads((rows / "out/manifest.json").read_text())
+    assert list(manifest["stages"]) == ["rank", "select", "tune", "evaluate", "report"]
+    log = [json.loads(line) for line in (rows / "out/tune/log.jsonl").read_text().splitlines()]
+    assert len(log) == 2 * -(-120 // 16)  # eight rows a process and step
+    assert log[-1]["loss"] < log[0]["loss"] - 0.02
+    results = json.loads((rows / "out/evaluate/results.json").read_text())
+    before, after = (row["value"] for row in results if row["measure"] == "loss")
+    assert after < before
+    again = subprocess.run(
+        [sys.executable, "-m", "sealtune", "run", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert again.stderr.count("finished before from the same inputs; skipped") == 5
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_tuning_under_deepspeed(rows, stage):
+    words = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}"]
+    for verb in ("rank", "select"):
+        done = [sys.executable, "-m", "sealtune", verb, *words, "rank.method=random"]
+        subprocess.run(done, env=environment(), check=True, capture_output=True, timeout=100)
+    engine = {"zero_stage": stage, "zero3_init_flag": False, "zero3_save_16bit_model": stage == 3}
+    settings = {"distributed_type": "DEEPSPEED", "compute_environment": "LOCAL_MACHINE", "mixed_precision": "no"}
+    settings |= {"num_machines": 1, "machine_rank": 0, "num_processes": 2, "use_cpu": True, "deepspeed_config": engine}
+    (rows / "zero.yaml").write_text(json.dumps(settings))
+    tuning = ["rank.method=random", "tune.learning_rate=0.02", "tune.num_train_epochs=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "sealtune",
+        "tune",
+        *words,
+        *tuning,
+        "--accelerate_config",
+        str(rows / "zero.yaml"),
+    ]
+    variables = environment() | {"DS_ACCELERATOR": "cpu"}
+    del variables["ACCELERATE_USE_CPU"]  # or accelerate would leave DeepSpeed out
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    with safe_open(rows / "out/tune/adapter_model.safetensors", "pt") as file:
+        learned = [file.get_tensor(name) for name in file.keys() if "lora_B" in name]  # noqa: SIM118
+    assert all(weight.shape[0] > 0 and weight.abs().max() > 0 for weight in learned)
+    log = [json.loads(line) for line in (rows / "out/tune/log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"] - 0.02
+
+
+def test_a_users_fault_is_told_once(rows):
+    process = rank_together(rows, "out", "rank.method=sael")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert output.count("did you mean 'seal'") == 1
+
+
+def test_work_of_the_first_alone_is_not_shared(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    assert list(processes.shares([1, 2, 3])) == [(3, True)]
+    assert list(processes.shares([1, 2])) == [(2, False)]
+    with processes.alone():
+        assert list(processes.shares([1, 2])) == [(1, True), (2, True)]
+    assert (processes.count(), processes.index(), processes.is_first()) == (4, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "message"),
+    [("fsdp3", "did you mean 'fsdp2'"), ("nothing.yaml", "no file nothing.yaml"), ("multi_gpu", "shows no GPU")],
+)
+def test_a_launcher_that_is_not_there(configuration, message, monkeypatch):
+    monkeypatch.delenv(launch.MARK, raising=False)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("os.execv", lambda *command: pytest.fail("launched"))
+    with pytest.raises(UserError, match=message):
+        launch.launch(configuration, None, ["rank"])
+
+
+@pytest.mark.parametrize("configuration", launch.names())
+def test_every_configuration_becomes_a_launcher(configuration, monkeypatch):
+    monkeypatch.delenv(launch.MARK, raising=False)
+    commands = []
+    monkeypatch.setattr("os.execv", lambda program, words: commands.append(words))
+    launch.launch(configuration, 3, ["rank", "c.yaml"])
+    assert commands[0][-4:] == ["-m", "sealtune", "rank", "c.yaml"] and "3" in commands[0]
+    launch.launch(configuration, 3, ["rank", "c.yaml"])  # what it launched does not launch again
+    assert len(commands) == 1
