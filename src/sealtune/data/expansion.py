@@ -54,7 +54,7 @@ class Allowance:
 
 def weigh(batch: Any) -> int:
     """Bytes of the rows that a record batch stands for."""
-    return ROW_BYTES * batch.num_rows + sum(map(_weigh, batch.columns))
+    return sum(map(_weigh, batch.columns), ROW_BYTES * int(batch.num_rows))
 
 
 def _weigh(array: Any) -> int:
