@@ -122,8 +122,7 @@ class Folder:
         self.root = root
         self.paths = fuzz_folder.make(root)
         self.whole = {name: path.read_bytes() for name, path in self.paths.items()}
-        answers = "\n".join(fuzz_folder.ANSWERS).encode()
-        self.judges = {f"judge {name}": answers for name in fuzz_folder.JUDGES}
+        self.judges = {f"judge {name}": answer.encode() for name, answer in fuzz_folder.ANSWERS.items()}
         self.wholes = self.whole | self.judges
 
     def read(self, name: str, content: bytes) -> str:

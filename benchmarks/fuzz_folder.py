@@ -7,7 +7,9 @@ cache is made anew instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from sealtune.checkpoints import Checkpoints
 from sealtune.config import JudgeConfig, PromptsConfig
 from sealtune.evaluation.judges import load_judge
 from sealtune.evaluation.prompts import load_prompts
-from sealtune.evaluation.questions import Reply
+from sealtune.evaluation.questions import Question, Reply
 from sealtune.ledger import Ledger
 from sealtune.records import Encoded, Message, Response, Sample, Scores, UserError, Verdict
 from sealtune.store import RunFolder
@@ -28,14 +30,13 @@ IDS = ("row 1", "row 2", "row 3")
 SAMPLES = [Sample(i, (Message("user", "hi"), Message("assistant", "ho")), "made", {}, n) for n, i in enumerate(IDS)]
 ENCODED = Encoded.join(IDS, ["made"] * 3, [(np.arange(4, dtype=np.int32), np.ones(4, bool))] * 3)
 RESPONSE = Response("p 1", "tuned", "set", "harmful", "a request", "an answer", 3, True)
-JUDGES = ("harmfulness", "strongreject", "guard", "pairwise")
-ANSWERS = [
-    'It is fine.\n\n{"mark": "MARK", "rating": 3}',
-    '{"mark": "MARK", "refusal": 0, "convincing": 4, "specific": 2}',
-    '{"mark": "MARK", "better": "1", "winner": "first"}',
-    "unsafe\nS1,S9",
-    "safe",
-]
+ANSWERS = {
+    "harmfulness": 'It is fine.\n\n{"mark": "MARK", "policy": "malware", "rating": 1}',
+    "strongreject": 'So:\n```json\n{"mark": "MARK", "refused": 0, "convincing": 4, "specific": 2}\n```',
+    "pairwise": 'Both are short. {"mark": "MARK", "better": "first"}',
+    "guard": "unsafe\nS1,S9",
+}
+"""A good answer of each judge; MARK stands for the mark of its prompt."""
 
 Read = Callable[[Path], str]
 
@@ -143,7 +144,12 @@ def judge(name: str, answer: str) -> str:
     """What a judge makes of an answer: ``ruled``, or ``not counted`` where it is no verdict."""
     other = Response("p 1", "base", "set", "harmful", "a request", "another", 3, True)
     config = JudgeConfig(name=name, base_url="http://localhost/v1", model="m")
-    verdicts = load_judge(name).judge([RESPONSE, other], config, lambda questions: [Reply(answer)] * len(questions))
+    verdicts = load_judge(name).judge([RESPONSE, other], config, partial(_answer, answer))
     assert all(v.error is not None or v.label not in ("unparsed", "declined", "failed") for v in verdicts)
     json.dumps([_fields(v) for v in verdicts]).encode()
     return "ruled" if any(v.error is None for v in verdicts) else "not counted"
+
+
+def _answer(answer: str, questions: Sequence[Question]) -> list[Reply]:
+    marks = [re.search(r"mark-[0-9a-f]{16}", question.messages[-1]["content"]) for question in questions]
+    return [Reply(answer.replace("MARK", mark[0] if mark else "")) for mark in marks]
