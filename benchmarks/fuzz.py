@@ -1,9 +1,11 @@
-"""Bad input by the hundred thousand: every file type that rows are read from, and the config loader.
+"""Bad input by the hundred thousand: every file type that rows are read from, the config loader, files of prompts,
+every file of a run folder (fuzz_folder.py), and the answers of judges.
 
-Whole files of every type, and configs, are broken at random: bytes flipped, cut, doubled or replaced by what breaks
-parsers (NUL, half surrogates, bidirectional marks, huge numbers, deep nesting, names of special tokens). Each must give
-rows, or one UserError of a few lines that names the file, within seconds. Rows that are read are tokenised: what a row
-says must not end a turn. Anything else is a crash, and is written down with the input that caused it.
+Whole files of every type, configs and answers are broken at random: bytes flipped, cut, doubled or replaced by what
+breaks parsers (NUL, half surrogates, bidirectional marks, huge numbers, deep nesting, names of special tokens). Each
+must give what it holds, or one UserError of a few lines that names the file, within seconds. Rows that are read are
+tokenised: what a row says must not end a turn. Anything else is a crash, and is written down with the input that
+caused it.
 
     python benchmarks/fuzz.py --inputs 100000 --output benchmarks/results/fuzz.json
 """
@@ -74,19 +76,23 @@ def fuzz(args: argparse.Namespace, folder: Path) -> dict:
 
     chance = random.Random(args.seed)
     tokenizer = load_tokenizer(build_config({"model_name_or_path": args.model}))
-    wholes = whole_files(folder)
+    sealtune_folder = Folder(folder / "run")
+    wholes = whole_files(folder) | sealtune_folder.wholes
     outcomes: Counter[str] = Counter()
     crashes: list[dict] = []
     slowest, started = 0.0, time.perf_counter()
     for number in range(args.inputs):
         suffix = chance.choice(list(wholes))
         content = broken(chance, wholes[suffix])
-        path = folder / f"input{suffix}"
-        path.write_bytes(content)
         began = time.perf_counter()
         try:
             with within(SECONDS):
-                outcome = read_config(path) if suffix == ".yaml" else read_rows(path, tokenizer)
+                if suffix in sealtune_folder.wholes:
+                    outcome = sealtune_folder.read(suffix, content)
+                else:
+                    path = folder / f"input{suffix}"
+                    path.write_bytes(content)
+                    outcome = read_config(path) if suffix == ".yaml" else read_rows(path, tokenizer)
         except (Exception, TooLateError):  # whatever it is, it is what we look for
             outcome = "crash"
             crashes.append(
@@ -104,6 +110,33 @@ def fuzz(args: argparse.Namespace, folder: Path) -> dict:
         "machine": machine(),
         "versions": versions(),
     }
+
+
+class Folder:
+    """A run folder of which one file at a time is broken, and the judges, each with an answer that is broken."""
+
+    def __init__(self, root: Path) -> None:
+        import fuzz_folder
+
+        self.made = fuzz_folder
+        self.root = root
+        self.paths = fuzz_folder.make(root)
+        self.whole = {name: path.read_bytes() for name, path in self.paths.items()}
+        self.judges = {f"judge {name}": answer.encode() for name, answer in fuzz_folder.ANSWERS.items()}
+        self.wholes = self.whole | self.judges
+
+    def read(self, name: str, content: bytes) -> str:
+        if name in self.judges:
+            return self.made.judge(name.removeprefix("judge "), content.decode("utf-8", "replace"))
+        self.paths[name].write_bytes(content)
+        try:
+            return self.made.read(name, self.root)
+        finally:
+            self.paths[name].write_bytes(self.whole[name])
+            if name.startswith("tokens"):  # the cache may have been made anew
+                for each in self.whole:
+                    if each.startswith("tokens"):
+                        self.paths[each].write_bytes(self.whole[each])
 
 
 def read_rows(path: Path, tokenizer) -> str:

@@ -24,7 +24,8 @@ NUMBERS = ("seconds", "rows", "tokens", "peak_memory_bytes", "threshold")
 def inside(root: Path, name: str) -> Path:
     """Where a file of the folder lies. Raises UserError where its name leads out of it."""
     parts = PurePath(name)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in name:
+    longest = max((len(part.encode("utf-8", "replace")) for part in parts.parts), default=0)
+    if parts.is_absolute() or ".." in parts.parts or "\0" in name or longest > 255 or len(name) > 1000:
         raise UserError(f"{root}: names {name!r}, which is no file of this folder")
     return root / parts
 

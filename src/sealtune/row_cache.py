@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sealtune.data.row_store import Rows, open_rows
-from sealtune.store import RunFolder
+from sealtune.store import RunFolder, hash_file
 from sealtune.token_cache import code
 
 
@@ -24,13 +24,18 @@ class RowCache:
         if found is None:
             with self.folder.whole_folder(place) as scratch:
                 found = load(scratch)
-                (scratch / "about.json").write_text(json.dumps({"key": key}), encoding="utf-8")
+                about_them = {"key": key, "sha256": _hashes(scratch)}
+                (scratch / "about.json").write_text(json.dumps(about_them), encoding="utf-8")
         return found
 
     def _read(self, place: str, key: str) -> Rows | None:
         folder = self.folder.path(place)
         try:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-            return open_rows(folder) if about["key"] == key else None
+            return open_rows(folder) if about == {"key": key, "sha256": _hashes(folder)} else None
         except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this version writes it
             return None
+
+
+def _hashes(folder: Path) -> list[str]:
+    return [hash_file(folder / f"{name}.arrow") for name in ("rows", "index")]

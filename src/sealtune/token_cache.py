@@ -58,8 +58,8 @@ class TokenCache:
             # "c": pages are read as they are needed, and nothing that is written goes back to the file.
             tokens, mask, bounds = (np.load(folder / f"{array}.npy", mmap_mode="c") for array in ARRAYS)
             drops = [drop(rows.samples[i], *fault) for i, *fault in faults]
-        except (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, RecursionError):
-            return None  # not there, or not as this version writes it
+        except Exception:  # not there, or not as this version writes it: whatever numpy makes of it, they are made anew
+            return None
         if not _fit_together(tokens, mask, bounds):
             return None
         ids, sources = rows.samples.ids, rows.samples.sources

@@ -245,7 +245,10 @@ class Drops(Stored[Drop]):
 def open_rows(folder: Path) -> Rows:
     """What a writer left in this folder. Raises OSError or ValueError where it is not that."""
     content, index = (pa.memory_map(str(folder / f"{name}.arrow")) for name in ("rows", "index"))
-    return _open(Blocks(content), index)
+    blocks = Blocks(content)
+    for block in blocks.blocks:  # broken offsets would end the process when they are followed
+        block.validate(full=True)
+    return _open(blocks, index)
 
 
 def share_of(name: str) -> float:
@@ -257,6 +260,7 @@ def share_of(name: str) -> float:
 def _open(blocks: Blocks, content: Any) -> Rows:
     file = pa.ipc.open_file(content)
     index = file.get_batch(0)
+    index.validate(full=True)
     ids, sources = Texts(index.column("id")), Texts(index.column("source"))
     kinds = np.asarray(index.column("kind"))
     samples, drops = (_choose(np.flatnonzero(kinds == kind), ids, sources) for kind in (SAMPLE, DROP))

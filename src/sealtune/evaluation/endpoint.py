@@ -162,7 +162,7 @@ def _read_body(text: str) -> Reply:
         choice = json.loads(text)["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError(text) from None
     if not isinstance(content, str | None) or not isinstance(refusal, str | None):
         raise ValueError(text)

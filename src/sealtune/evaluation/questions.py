@@ -150,7 +150,7 @@ def last_object(answer: str, mark: str, *keys: str) -> dict[str, Any]:
     start = text.rfind("{")
     try:
         found = json.loads(text[start:], object_pairs_hook=_without_doubles) if start >= 0 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or set(found) != {"mark", *keys}:
         raise Unparsed(f"does not end with a JSON object of mark, {', '.join(keys)}")

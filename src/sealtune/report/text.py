@@ -12,10 +12,11 @@ from typing import Any
 from markupsafe import Markup, escape
 
 # Characters that act without being seen: C0 and C1 controls but newline and tab, zero-width and bidirectional marks,
-# line separators, lone surrogates (which UTF-8 cannot carry) and the tag characters that can hide a whole sentence.
+# line separators, lone surrogates (which UTF-8 cannot carry), blanks that are no blanks, and the tag characters and
+# variation selectors that can hide a whole sentence.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "\u034f\u115f\u1160\u3164\uffa0\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
 ABSENT = "\u2013"
 
