@@ -9,7 +9,10 @@ import sealtune
 
 ROOT = Path(sealtune.__file__).parent
 FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth of a function)
-    "records": (["records", "config", "texts", "lines"], ["torch", "transformers", "sealtune.data", "sealtune.store"]),
+    "records": (
+        ["records", "config", "plain_yaml", "telling", "texts", "lines"],
+        ["torch", "transformers", "sealtune.data", "sealtune.store"],
+    ),
     "processes": (["processes", "launch"], ["sealtune.config", "sealtune.data", "sealtune.store", "sealtune.train"]),
     "maths": (
         ["losses", "selector", "bilevel", "scorer", "regression", "contamination"],
@@ -21,7 +24,7 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["sealtune.store", "sealtune.pipeline", "sealtune.cli"],
     ),
     "edges": (
-        ["store", "row_cache", "token_cache", "checkpoints", "ledger", "report"],
+        ["store", "intact", "row_cache", "token_cache", "checkpoints", "ledger", "report"],
         ["sealtune.rankers", "sealtune.train", "sealtune.pipeline"],
     ),
     "glue": (

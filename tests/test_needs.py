@@ -44,7 +44,7 @@ def test_every_figure_of_a_small_model_worked_out_by_hand(tmp_path):
     assert needs.shape.linear == 2 * (16 + 8 + 8 + 16 + 32 + 32 + 32) == 288
     assert needs.shape.parameters == 288 + 80 == 368
     learns = 2 * 1 * ((4 + 4) + (4 + 2))  # layers x r x (inputs + outputs) of q and v
-    # A token and layer: two hidden states in float32; four states of all heads, three inner; inputs of q and v.
+    # A token and layer: two hidden states in float32; q, k, v and the output for each head, three inner; q, v.
     layer = 2 * 4 * 4 + 2 * (4 * 4 + 3 * 8) + 4 * (4 + 4)
     passing = 12 * (3 * 8) * 10  # logits: more than the 24 * (8 * 4 + 2 * 3 * 8) of a layer at work
     learning = 368 * 2 + learns * 16 + (3 * 8) * 2 * layer + passing + OVERHEAD
@@ -79,11 +79,13 @@ def test_what_changes_a_figure(tmp_path):
     assert estimate(small(tmp_path, rank={"method": "dsir"})).hours["rank"] == 0
     asked = {"prompts": ["xstest", {"path": "advbench", "limit": 20}], "base": False, "batch_size": 47}
     answers = estimate(small(tmp_path, evaluate=asked | {"max_new_tokens": 7})).hours["evaluate"]
-    read = READING * GPUS["H100"].bandwidth * 3600
-    assert answers == pytest.approx(10 * 7 * 368 * 2 / read)  # 450 + 20 prompts are ten batches
+    assert answers == pytest.approx(
+        10 * 7 * 368 * 2 / (READING * GPUS["H100"].bandwidth) / 3600
+    )  # 450 + 20 prompts are ten batches
     four = estimate(small(tmp_path, load_in_4bit=True))
-    unpacked = 32 * 2  # one matrix
-    assert four.gpu["rank"] - plain.gpu["rank"] == pytest.approx(288 * (0.52 - 2) + unpacked, abs=1)
+    assert four.gpu["rank"] - plain.gpu["rank"] == pytest.approx(
+        288 * (0.52 - 2) + 32 * 2, abs=1
+    )  # one matrix is unpacked
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_formulas_give_what_was_counted(plan):
         operations, held = plan.predicted(name)
         assert operations == pytest.approx(found["operations_per_token"], rel=0.02), name
         assert found["bytes"] * 0.99 < held < found["bytes"] * 1.25, name
-    assert row_bytes(TINY, case().config) == pytest.approx(report["bytes_a_row"], rel=0.02)
+    assert row_bytes(TINY, case().config) == pytest.approx(report["bytes_a_row"], rel=0.1)
 
 
 def test_a_model_is_counted_as_the_file_of_results_says(plan, monkeypatch):

@@ -19,6 +19,9 @@ CHECKPOINTS_KEPT = 2
 PLACES = {"rank": "rank", "tune": "tuning"}
 """Stage -> folder of its checkpoints. Not ``tune``, which is replaced as a whole when the tuned model is written."""
 
+KINDS = {"stage": str, "step": int, "inputs": dict, "records": list, "rest": dict}
+"""What a checkpoint says of itself."""
+
 
 class Checkpoint(NamedTuple):
     """A stage between two steps: its tensors, the log so far, and what else it needs and JSON can hold."""
@@ -57,7 +60,11 @@ class Checkpoints:
 
     def folders(self) -> list[Path]:
         """Checkpoint folders, the newest last."""
-        found = [p for p in self.folder.path(self.place).glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal()]
+        found = [
+            p
+            for p in self.folder.path(self.place).glob("checkpoint-*")
+            if p.name.rpartition("-")[2].isdecimal() and not p.is_symlink()
+        ]
         return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
 
     def remove(self) -> None:
@@ -91,9 +98,14 @@ class Checkpoints:
 
 
 def _load(folder: Path, about: dict[str, Any]) -> Checkpoint:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return Checkpoint(about["step"], load_file(folder / "state.safetensors"), about["records"], about["rest"])
+    try:
+        state = load_file(folder / "state.safetensors")
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder}: not a checkpoint of sealtune ({error}); delete it") from None
+    return Checkpoint(about["step"], state, about["records"], about["rest"])
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -101,9 +113,10 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         whole = hash_file(folder / "state.safetensors") == about["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = whole and all(isinstance(about[name], kind) for name, kind in KINDS.items())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return about if whole and about.keys() >= {"stage", "step", "inputs", "records", "rest"} else None
+    return about if whole else None
 
 
 def _require_same_inputs(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -152,12 +153,12 @@ def compare(
         from rich.markdown import Markdown
 
         from sealtune.compare import compare as compare_methods
-        from sealtune.console import printable
+        from sealtune.telling import printable
 
         compare_methods(run.config)
-        lines = run.folder.path("compare.md").read_text(encoding="utf-8").splitlines()
-        Console().print(Markdown("\n".join(printable(line) for line in lines)))
-        typer.echo(run.folder.path("compare.html"))
+        table = run.folder.path("compare.md").read_text(encoding="utf-8")
+        Console().print(Markdown(printable(table, keep="\n"), hyperlinks=False))
+        _tell(run.folder.path("compare.html"))
 
 
 @app.command()
@@ -177,7 +178,7 @@ def score(
         if not data:
             raise UserError("score: no rows given; name them with --data FILE")
         score_rows(run, [DatasetConfig(path=path) for path in data])
-        typer.echo(run.folder.path("score/rows.jsonl"))
+        _tell(run.folder.path("score/rows.jsonl"))
 
 
 @app.command()
@@ -229,7 +230,8 @@ def _print_needs(config: Config, rows: int | None, gpu: str, gpus: int | None) -
     if gpus:
         case = Case(that_ranks(needs.shape, config), config, count(config, rows)[0], GPUS[gpu], gpus)
         told += ["", *lines(case)]
-    typer.echo("\n".join(told))
+    for line in told:
+        _tell(line)
 
 
 def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
@@ -259,6 +261,11 @@ def load_config(words: list[str], file: Path | None = None, **flags: Any) -> Con
         folder = RunFolder(str(given.get("output_dir") or ""))
         values = {} if "model_name_or_path" in given else dict(folder.manifest().get("config", {}))
         where = "command line" if not values else str(folder.path("manifest.json"))
+        if values.get("trust_remote_code") and "trust_remote_code" not in given:  # a folder may come from others
+            raise UserError(
+                f"{where}: wants to run code that comes with the model; say trust_remote_code=true where you trust it, "
+                "else trust_remote_code=false"
+            )
         if not values and "model_name_or_path" not in given:
             raise UserError("no config: give a config.yaml, or --model --data --safe --out, or --out of an earlier run")
     return build_config(apply_overrides(values, overrides), where)
@@ -299,7 +306,14 @@ def _finish(run: Run, name: str) -> None:
         from sealtune.results import short_table
 
         Console().print(short_table(run.folder.read_json("results.json")))
-    typer.echo(run.folder.path(shown[name]))
+    _tell(run.folder.path(shown[name]))
+
+
+def _tell(text: object) -> None:
+    """One line to the standard output."""
+    from sealtune.telling import printable
+
+    typer.echo(printable(str(text)))
 
 
 @contextmanager
@@ -309,6 +323,8 @@ def one_line_errors() -> Iterator[None]:
 
     try:
         yield
+    except typer.Exit:
+        raise
     except UserError as error:
         _fail(str(error), 2)
     except RunError as error:
@@ -319,14 +335,16 @@ def one_line_errors() -> Iterator[None]:
         _fail("out of memory; lower per_device_train_batch_size or max_length", 1)
     except OSError as error:
         if error.errno not in _DISK:
-            raise
+            _fail_unexpectedly(error)
         _fail(f"{error.filename or 'output_dir'}: {_DISK[error.errno]}; what was finished before is whole", 1)
     except RuntimeError as error:  # torch has no class of its own for memory on the CPU, or for a lost partner
         if processes.is_lost_partner(error):
             _fail("another process of this run has ended; go on with resume_from_checkpoint=true", 1)
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
+            _fail_unexpectedly(error)
         _fail("out of memory; lower per_device_train_batch_size or max_length, or set gradient_checkpointing", 1)
+    except Exception as error:
+        _fail_unexpectedly(error)
 
 
 _DISK = {
@@ -339,17 +357,26 @@ _DISK = {
 }
 
 
-def _fail(message: str, code: int) -> None:
-    from sealtune.console import printable
+def _fail(message: str, code: int) -> NoReturn:
+    from sealtune.telling import one_line
 
     who = ""
     if not processes.is_first():
         time.sleep(PRECEDENCE)
         who = f"process {processes.index()}: "
-    for line in message.splitlines():
-        sys.stderr.write(f"error: {who}{printable(line)}\n")
+    for line in message.split("\n"):
+        sys.stderr.write(f"error: {who}{one_line(line)}\n")
     sys.stderr.flush()
     raise typer.Exit(code)
+
+
+def _fail_unexpectedly(error: Exception) -> NoReturn:
+    """A fault of ours: where it happened, without the control characters and keys that it may quote."""
+    from sealtune.telling import hide_secrets, printable
+
+    trace = "".join(traceback.format_exception(error))
+    sys.stderr.write(printable(hide_secrets(trace), keep="\n"))
+    _fail(f"{type(error).__name__}: this is a fault of sealtune; please report it with the lines above", 1)
 
 
 if __name__ == "__main__":

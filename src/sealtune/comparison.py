@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sealtune.evaluation.judges import load_judge
 from sealtune.evaluation.metrics import mean_interval, paired_bootstrap, refusal_figure
 from sealtune.records import Verdict
+from sealtune.telling import one_line
 
 if TYPE_CHECKING:
     from sealtune.compare import Answered
@@ -121,22 +123,27 @@ def markdown(content: Mapping[str, Any]) -> str:
     columns = list(dict.fromkeys((r["measure"], r["set"], r["kind"], r["judge"]) for r in rows))
     cells = {(r["model"], (r["measure"], r["set"], r["kind"], r["judge"])): r for r in rows}
     heads = [_head(column, [r for (_, c), r in cells.items() if c == column]) for column in columns]
-    lines = [f"# Comparison on {content['model']}", ""]
+    lines = [f"# Comparison on {_as_text(content['model'])}", ""]
     lines += [f"Seeds: {', '.join(map(str, content['seeds']))}. Mean over the seeds ± their spread, [95 % interval],"]
     lines += [f"p: paired against `{content['reference']}`.", ""]
     lines += [f"| method | {' | '.join(heads)} | unsafe rows trained on |", "|---" * (len(heads) + 2) + "|"]
     for method in content["methods"]:
         shown = [_cell(cells.get((method, column))) for column in columns]
         lines.append(f"| {method} | {' | '.join(shown)} | {_unsafe_left(content['selection'], method)} |")
-    lines += ["", *(f"Failed: {f['method']}, seed {f['seed']}: {f['error']}" for f in content["failed"])]
+    lines += ["", *(f"Failed: {f['method']}, seed {f['seed']}: {_as_text(f['error'])}" for f in content["failed"])]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _as_text(text: str) -> str:
+    """The text on one line, in which Markdown finds nothing to act on: an error may quote a row."""
+    return re.sub(r"[\\`*_\[\]<>|&@]|:(?=//)|\.(?<=www\.)", r"\\\g<0>", one_line(text))
 
 
 def _head(column: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]]) -> str:
     measure, name, kind, judge = column
     words = [measure.replace("_", " "), kind if name == "all" else name.replace("_", "-")]
     source = f", {judge}" if judge else ""
-    return f"{' '.join(word for word in words if word)}{source} (n = {max(row['n'] for row in rows)})"
+    return f"{_as_text(' '.join(word for word in words if word) + source)} (n = {max(row['n'] for row in rows)})"
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

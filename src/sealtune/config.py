@@ -6,7 +6,7 @@ Names follow TRL and transformers. The source of every default stands in docs/pa
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.json_schema import SkipJsonSchema
 
 from sealtune.records import UserError, did_you_mean
+from sealtune.telling import looks_secret
 
 
 class Block(BaseModel):
     """A part of the configuration; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class DatasetConfig(Block):
@@ -223,6 +224,8 @@ class JudgeConfig(Block):
         raise ValueError("the name of an environment variable in capitals is needed, never the key itself")
 
 
+FAULTS_TOLD = 10
+
 SECRETIVE = ("base_url", "api_key_env")
 """Keys whose wrong values are not shown: a secret may stand there."""
 
@@ -347,18 +350,18 @@ class Config(Block):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping of a YAML file. Raises UserError that names the file and the line."""
-    import yaml
+    from sealtune.plain_yaml import LARGEST, NotPlainError, parse
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            content = parse(file.read(LARGEST + 1))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or a NUL in the name
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except NotPlainError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -368,7 +371,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """``values`` with each ``a.b=value`` written into it; the value is read as YAML. Raises UserError."""
-    import yaml
+    from sealtune.plain_yaml import NotPlainError, parse
 
     for override in overrides:
         dotted, _, text = override.partition("=")
@@ -379,18 +382,37 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             if not isinstance(node, dict):
                 raise UserError(f"{override}: {key} is not a block of keys")
         try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{override}: the value is not valid YAML") from None
+            node[last] = parse(text)
+        except NotPlainError as error:
+            raise UserError(f"{override}: the value is not valid YAML: {error}") from None
     return values
 
 
 def build_config(values: Mapping[str, Any], where: str = "config") -> Config:
     """A checked Config. Raises UserError with one line per fault and, for an unknown key, the nearest known one."""
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(fault, where) for fault in error.errors())) from None
+        told = [_explain(fault, where) for fault in error.errors()[:FAULTS_TOLD]]
+        more = [f"{where}: and {n:,} more"] if (n := error.error_count() - len(told)) else []
+        raise UserError(*told, *more) from None
+    for text in _strings(config.model_dump()):
+        if looks_secret(text):  # it would stand in manifests and reports
+            raise UserError(f"{where}: a key, token or password stands in it; put it into an environment variable")
+        if "\0" in text or (not text.isascii() and text != text.encode("utf-8", "ignore").decode()):
+            raise UserError(f"{where}: {text!r} holds a NUL or half of a surrogate pair; no file can have such a name")
+    return config
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in plain values, keys included."""
+    if isinstance(value, Mapping):
+        value = [part for pair in value.items() for part in pair]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+    if isinstance(value, str):
+        yield value
 
 
 def _explain(fault: Any, where: str) -> str:
@@ -403,8 +425,15 @@ def _explain(fault: Any, where: str) -> str:
         return f"{where}: {path} is missing; set it in the file or as {path}=VALUE"
     if not path:  # a rule over several keys: the message says it all
         return f"{where}: {fault['msg'].removeprefix('Value error, ')}"
-    shown = "" if fault["loc"][-1] in SECRETIVE else f" (got {fault['input']!r})"
-    return f"{where}: {path}: {fault['msg']}{shown}"
+    return f"{where}: {path}: {fault['msg']}{_shown(fault)}"
+
+
+def _shown(fault: Any) -> str:
+    """The wrong value, if it is a single one: a block may be long, and hold a secret."""
+    value = fault["input"]
+    if fault["loc"][-1] in SECRETIVE or not isinstance(value, str | int | float | None):
+        return ""
+    return f" (got {value!r})"
 
 
 def _all_keys(model: type[BaseModel]) -> list[str]:

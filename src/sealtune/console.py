@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from sealtune import processes
+from sealtune.telling import one_line
 
 ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 LINE_EVERY = 10.0
@@ -28,12 +29,7 @@ class Advance(Protocol):
 def say(text: str) -> None:
     """One line to the user, from the first process."""
     if processes.is_first():
-        ERR.print(Text(printable(text)))
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Text that cannot move the cursor or turn the line around: it may quote a row. ``keep``: characters left as is."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+        ERR.print(Text(one_line(text)))
 
 
 @contextmanager
@@ -43,13 +39,15 @@ def track(title: str) -> Iterator[Advance]:
     if not ERR.is_terminal or not processes.is_first():
         yield _lines(title, meter)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), TimeRemainingColumn(), console=ERR) as progress:
-        task = progress.add_task(title, total=None, note="")
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
+    with Progress(
+        *columns, TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(), console=ERR
+    ) as progress:
+        task = progress.add_task(one_line(title), total=None, note="")
 
         def advance(steps: int, total: int, rows: int = 0, tokens: int = 0, note: str = "") -> None:
             meter.add(rows, tokens)
-            progress.update(task, completed=steps, total=total, note=f"{meter.text()} {note}")
+            progress.update(task, completed=steps, total=total, note=one_line(f"{meter.text()} {note}"))
 
         yield advance
 

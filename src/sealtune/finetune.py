@@ -108,10 +108,20 @@ def is_adapter(folder: Path) -> bool:
 def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> PreTrainedModel:
     """The tuned model: the adapter in ``folder`` on ``base``, or the whole model in it."""
     if is_adapter(folder):
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(base, str(folder)).eval()
+        return _load_adapter(base, folder)
     return load_model(config.model_copy(update={"model_name_or_path": str(folder), "model_revision": None}))
+
+
+def _load_adapter(base: PreTrainedModel | None, folder: Path) -> PreTrainedModel:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would take a pickle, or ask the hub
+        raise UserError(f"{folder}: no adapter_model.safetensors; adapters are read from safetensors alone")
+    try:
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{folder}: the adapter cannot be loaded: {error}") from None
 
 
 def as_data_set(rows: Encoded) -> Dataset:

@@ -10,9 +10,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from sealtune.console import printable
 from sealtune.data.template import find_habits
 from sealtune.records import Drop, Encoded, IntArray, Sample
+from sealtune.telling import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

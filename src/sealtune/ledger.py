@@ -49,5 +49,5 @@ class Ledger:
         try:
             record = json.loads(line)
             self._records[record.pop("key")] = record
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return  # blank, or broken by a crash

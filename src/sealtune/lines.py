@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,12 @@ def json_line(row: Mapping[str, Any]) -> bytes:
 
 
 def without_nan(value: Any) -> Any:
-    """The value with null in place of NaN, which JSON does not know."""
+    """The value with null in place of NaN and infinities, which JSON does not know."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -217,6 +218,18 @@ def _four_bit(dtype: torch.dtype) -> Any:
     )
 
 
+def _require_safetensors(folder: Path) -> None:
+    """Raise UserError where a local model's list of its weights names anything else: it might be a pickle."""
+    for listing in folder.glob("*.safetensors.index.json"):
+        try:
+            names = set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UserError(f"model_name_or_path: {listing} cannot be read as a list of weights") from None
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise UserError(f"model_name_or_path: {listing} names {name!r}, which is no safetensors file beside it")
+
+
 def _load(kind: Any, config: Config, **options: Any) -> Any:
     """``kind.from_pretrained`` with one clear line where it fails."""
     from safetensors import SafetensorError
@@ -224,6 +237,7 @@ def _load(kind: Any, config: Config, **options: Any) -> Any:
 
     disable_progress_bar()
     place = locate(config.model_name_or_path)
+    _require_safetensors(Path(place))
     options |= {"trust_remote_code": config.trust_remote_code, "revision": config.model_revision or "main"}
     try:
         if kind.__name__ == "AutoModelForCausalLM":

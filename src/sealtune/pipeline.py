@@ -287,7 +287,7 @@ def tune(run: Run, inputs: Mapping[str, Any]) -> Outcome:
 def _training_rows(run: Run) -> Encoded:
     """The rows kept, and those mixed in, as the very tokens that ranking saw."""
     encoded, _ = run.material.candidates
-    kept = run.folder.read_json("select/kept_ids.json")
+    kept = run.folder.kept_ids()
     rows = encoded.among(kept)
     if not run.config.select.mix:
         return rows
@@ -376,6 +376,8 @@ def report_inputs(run: Run) -> dict[str, Any]:
     """Everything that the other stages made."""
     stages = run.folder.manifest().get("stages", {})
     done = {name: entry["outputs"] for name, entry in stages.items() if name != "report"}
+    for name in done.keys() & {"rank", "select", "evaluate"}:  # what is shown must be what they wrote
+        run.folder.outputs_of(name)
     return run.settings("report", "label_column") | {"datasets": run.material.fingerprints["datasets"], "outputs": done}
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from sealtune.telling import one_line
 from sealtune.texts import Texts
 
 FloatArray = npt.NDArray[np.float64]
@@ -18,13 +19,22 @@ IntArray = npt.NDArray[np.int64]
 
 
 class UserError(Exception):
-    """A fault in the input that the user can mend: one line that names the file, the row and the fix. Exit code 2."""
+    """A fault in the input that the user can mend: one line that names the file, the row and the fix. Exit code 2.
+
+    Each argument is a line. What it quotes cannot write another one, nor show a key.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(map(one_line, lines)))
 
 
 class RunError(Exception):
     """A fault while running (a NaN loss, a full disk): one line, exit code 1; what was finished is kept."""
 
     code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class StoppedError(RunError):

@@ -10,6 +10,7 @@ from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
 from sealtune.records import Drop, Labels, Rejected, Response, Scores, Verdict
 from sealtune.report.view import ReportView
+from sealtune.telling import printable
 from sealtune.texts import Texts
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def collect(run: Run) -> dict[str, Any]:
     """results.json: rows, how well the ranking finds labelled rows, the evaluation table, and the cost."""
     scores, drops = run.folder.read_scores(), read_drops(run)
     stages = run.folder.manifest()["stages"]
-    kept = Texts.of(run.folder.read_json("select/kept_ids.json")) if "select" in stages else None
+    kept = Texts.of(run.folder.kept_ids()) if "select" in stages else None
     rows = {"ranked": len(scores), "unusable": len(drops)}
     if kept is not None:
         rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
@@ -81,7 +82,7 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
     folder, manifest = run.folder, run.folder.manifest()
     rejected = [r["sealtune"] for r in folder.read_jsonl("select/dropped.jsonl") if r["sealtune"]["rank"] is not None]
     scores = folder.read_scores()
-    kept = Texts.of(folder.read_json("select/kept_ids.json") if "kept" in results["rows"] else ())
+    kept = Texts.of(folder.kept_ids() if "kept" in results["rows"] else ())
     return ReportView(
         title=run.config.report.title,
         config=manifest["config"],
@@ -91,13 +92,13 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
         kept=kept,
         unsure=selection.unsure(scores, kept),
         sureness=results["sureness"],
-        rejected=[Rejected(**fields) for fields in rejected],
+        rejected=[Rejected(**about) for about in rejected],
         drops=read_drops(run),
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
         evaluation=results["evaluation"],
-        responses=[Response(**fields) for fields in folder.read_jsonl("evaluate/responses.jsonl")],
-        verdicts=[Verdict(**fields) for fields in folder.read_jsonl("evaluate/verdicts.jsonl")],
+        responses=folder.read_records("evaluate/responses.jsonl", Response),
+        verdicts=folder.read_records("evaluate/verdicts.jsonl", Verdict),
         labels=run.material.labels(),
         rows_shown=run.config.report.rows_shown,
     )
@@ -125,6 +126,7 @@ class _Conversations(Mapping[str, tuple[str, str]]):
 
 def short_table(results: dict[str, Any]) -> Table:
     """The few figures that a user looks for first."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("what", "before", "after", title="sealtune")
@@ -144,7 +146,7 @@ def short_table(results: dict[str, Any]) -> Table:
     if sure["rows_near_the_threshold"] is not None:
         table.add_row("rows near the threshold", "", f"{sure['rows_near_the_threshold']:,}")
     for title, row in _measures(results["evaluation"]).items():
-        table.add_row(title, _show(row.get("base")), _show(row.get("tuned")))
+        table.add_row(escape(printable(title)), _show(row.get("base")), _show(row.get("tuned")))
     table.add_row("seconds", "", "  ".join(f"{name} {cost['seconds']:.0f}" for name, cost in results["cost"].items()))
     return table
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sealtune import intact
+from sealtune.intact import Record
 from sealtune.lines import json_line, without_nan
 from sealtune.lines import plain as plain
-from sealtune.records import FloatArray, IntArray, Scores, UserError
+from sealtune.records import IntArray, Scores, UserError
 from sealtune.texts import Texts
 
 STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
@@ -38,8 +41,8 @@ class RunFolder:
         self.keeps = keeps
 
     def path(self, name: str) -> Path:
-        """Where a file of the run lies."""
-        return self.root / name
+        """Where a file of the run lies. Raises UserError where the name leads out of the folder."""
+        return intact.inside(self.root, name)
 
     def prepare(self) -> None:
         """Make the folder, and sweep what a killed run left half written. Raises UserError where it cannot."""
@@ -54,7 +57,7 @@ class RunFolder:
                 raise
             raise UserError(f"output_dir: {self.root} cannot be written to ({error.strerror}); name another") from None
         for part in (*self.root.glob(".*.part"), *self.root.glob("*/.*.part")):
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
+            shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
 
     # -- whole files -------------------------------------------------------------------------------------------------
 
@@ -82,19 +85,33 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON file. Raises UserError where it is missing or broken."""
+        path = self.path(name)
         try:
-            return json.loads(self.path(name).read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except FileNotFoundError:
-            raise UserError(f"{self.path(name)}: no such file; run the stage that makes it first") from None
-        except ValueError as error:
-            raise UserError(f"{self.path(name)}: not valid JSON ({error}); delete it and run the stage again") from None
+            raise UserError(f"{path}: no such file; run the stage that makes it first") from None
+        return intact.parse_json(content, str(path))
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a JSONL file; none where the file is missing."""
-        if not self.path(name).exists():
+        """Rows of a JSONL file; none where the file is missing. Raises UserError that names a broken line."""
+        path = self.path(name)
+        if not path.exists():
             return []
-        with self.path(name).open("rb") as file:
-            return [json.loads(line) for line in file]
+        rows = []
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                rows.append(intact.parse_json(line, f"{path}, line {number}"))
+                if not isinstance(rows[-1], dict):
+                    raise UserError(f"{path}, line {number}: not an object; run the stage again")
+        return rows
+
+    def read_records(self, name: str, kind: type[Record]) -> list[Record]:
+        """Rows of a JSONL file as records of one kind. Raises UserError where they are not."""
+        return intact.records(kind, self.read_jsonl(name), self.path(name))
+
+    def kept_ids(self) -> list[str]:
+        """Ids of the rows that selection kept. Raises UserError where there is no such list."""
+        return intact.ids(self.read_json("select/kept_ids.json"), self.path("select/kept_ids.json"))
 
     @contextlib.contextmanager
     def whole_file(self, name: str) -> Iterator[Path]:
@@ -163,22 +180,12 @@ class RunFolder:
         if not path.exists():
             raise UserError(f"{path}: no such file; run `sealtune rank` first")
         try:
-            columns = pq.read_table(path, columns=list(SCORE_COLUMNS), read_dictionary=["source"])
-        except (pa.ArrowException, OSError, KeyError) as error:
+            table = pq.read_table(path, columns=list(SCORE_COLUMNS), read_dictionary=["source"])
+            table.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
-        numbers: dict[str, Any] = {
-            field: np.asarray(columns[field], np.float64) for field in ("score", "weight", "loss", "gap")
-        }
-        doubt, margin = (_unless_nan(np.asarray(columns[field], np.float64)) for field in ("doubt", "margin"))
-        return Scores(
-            ids=Texts.column(columns["id"]),
-            source=Texts.column(columns["source"]),
-            visits=np.asarray(columns["visits"], np.int64),
-            doubt=doubt,
-            margin=margin,
-            selector=self.read_selector(["safe_margin"]),
-            **numbers,
-        )
+        found = intact.scores(table, SCORE_COLUMNS, path)
+        return replace(found, selector=self.read_selector(["safe_margin"]))
 
     def write_selector(self, scores: Scores, method: str, weighting: str) -> None:
         """Write the selector (its logits, in the order of scores.parquet, or what scores any row) and what it is."""
@@ -196,13 +203,16 @@ class RunFolder:
 
     def read_selector(self, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
         """The selector's arrays, or those of these names that it has; none where there is no file."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         path = self.path("rank/selector.safetensors")
         if not path.exists():
             return {}
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path}: not a selector ({error}); rank again") from None
 
     # -- manifest ----------------------------------------------------------------------------------------------------
 
@@ -210,8 +220,7 @@ class RunFolder:
         """The manifest; empty where there is none yet."""
         if not self.path("manifest.json").exists():
             return {}
-        content = self.read_json("manifest.json")
-        return content if isinstance(content, dict) else {}
+        return intact.manifest(self.read_json("manifest.json"), self.path("manifest.json"))
 
     def is_done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
         """Whether the stage was finished from these very inputs and its files are still as it left them."""
@@ -288,10 +297,6 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unless_nan(values: FloatArray) -> FloatArray | None:
-    return None if np.isnan(values).all() else values
 
 
 def _column(values: Any, n: int) -> Any:

@@ -57,13 +57,15 @@ class TokenCache:
             faults = [(int(i), str(reason), str(detail)) for i, reason, detail in about["drops"]]
             # "c": pages are read as they are needed, and nothing that is written goes back to the file.
             tokens, mask, bounds = (np.load(folder / f"{array}.npy", mmap_mode="c") for array in ARRAYS)
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this version writes it
+            drops = [drop(rows.samples[i], *fault) for i, *fault in faults]
+        except (OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, RecursionError):
+            return None  # not there, or not as this version writes it
+        if not _fit_together(tokens, mask, bounds):
             return None
         ids, sources = rows.samples.ids, rows.samples.sources
         if faults:
             kept = np.delete(np.arange(len(ids)), [i for i, *_ in faults])
             ids, sources = ids.take(kept), sources.take(kept)
-        drops = [drop(rows.samples[i], *fault) for i, *fault in faults]
         return None if len(bounds) != len(ids) + 1 else (Encoded(ids, sources, tokens, mask, bounds), drops)
 
     def _write(self, place: str, key: str, made: Made) -> None:
@@ -108,6 +110,14 @@ def _growing(path: Path, dtype: npt.DTypeLike) -> Iterator[Callable[[npt.NDArray
         yield add
         file.seek(0)
         write_header(file)
+
+
+def _fit_together(tokens: Any, mask: Any, bounds: Any) -> bool:
+    """Whether the three are arrays of rows laid end to end."""
+    kinds = [(array.dtype, array.ndim) for array in (tokens, mask, bounds)]
+    if kinds != [(np.int32, 1), (np.bool_, 1), (np.int64, 1)] or len(tokens) != len(mask) or not len(bounds):
+        return False
+    return bool(bounds[0] == 0 and bounds[-1] == len(tokens) and (np.diff(bounds) >= 0).all())
 
 
 @cache

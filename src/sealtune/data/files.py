@@ -19,6 +19,8 @@ PlacedRow = tuple[str, Row]
 COMPRESSED = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".tar", ".tgz"})
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 FIELD_LIMIT = 64 * 2**20
+DEEPEST = 100
+"""Levels of lists and objects in a row, as in Parquet. At Python's own limit, what is read may fail to be written."""
 
 
 def read_rows(config: DatasetConfig) -> Iterator[PlacedRow]:
@@ -124,7 +126,19 @@ def _parse(content: str, where: str, remedy: str) -> Any:
 def _object(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: a row is an object of columns and values, not a {type(value).__name__}")
+    if _is_deep(value):
+        raise UserError(f"{where}: nested too deeply (more than {DEEPEST} levels); fix or delete the row")
     return value
+
+
+def _is_deep(row: Row) -> bool:
+    level: list[Any] = [row]
+    for _ in range(DEEPEST):
+        parts = (part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole))
+        level = [part for part in parts if isinstance(part, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> Iterator[PlacedRow]:

@@ -46,7 +46,7 @@ def ask(questions: Sequence[Question], server: Server, cache: Cache, advance: Ad
         RunError: the server is gone, or refuses everything.
     """
     keys = [key_of(question, server.identity) for question in questions]
-    missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in cache}
+    missing = {key: question for key, question in zip(keys, questions, strict=True) if not _kept(cache, key)}
     failures: dict[str, Failure] = {}
     done = len(set(keys)) - len(missing)
     total = len(set(keys))
@@ -62,13 +62,18 @@ def ask(questions: Sequence[Question], server: Server, cache: Cache, advance: Ad
 
     if missing:
         server.send(missing, deliver)
-    return [_reply(cache[key]) if key in cache else failures[key] for key in keys]
+    return [failures[key] if key in failures else _reply(cache[key]) for key in keys]
 
 
 def key_of(question: Question, identity: Mapping[str, Any]) -> str:
     """SHA-256 of all that decides the answer."""
     parts = [question.judge, question.wording, question.messages, dict(question.template), dict(identity)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("ascii")).hexdigest()
+
+
+def _kept(cache: Cache, key: str) -> bool:
+    """Whether an answer is kept that is one: a file may be damaged."""
+    return key in cache and all(isinstance(cache[key].get(part), str) for part in Reply._fields)
 
 
 def _reply(record: Mapping[str, Any]) -> Reply:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from sealtune.config import JudgeConfig
 from sealtune.evaluation.asking import Deliver
 from sealtune.evaluation.questions import Failure, Outcome, Question, Reply
 from sealtune.records import RunError, UserError
+from sealtune.telling import HIDDEN, keep_secret
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -36,6 +38,8 @@ class Endpoint:
         """Raises UserError where the key's variable is not set."""
         self.config = config
         self.key = _key(config)
+        if config.api_key_env:
+            keep_secret(self.key)
         self.identity: Mapping[str, Any] = {
             "model": config.model,
             "revision": config.revision,
@@ -75,11 +79,11 @@ class Endpoint:
         longest = (settings.timeout + LONGEST_PAUSE) * (settings.max_retries + 1)
         try:
             async with asyncio.timeout(longest):
-                return _read_body(await self._request(client, question))
+                return self._without_key(_read_body(await self._request(client, question)))
         except (APITimeoutError, TimeoutError):
             return Failure(f"no answer within {settings.timeout:g} s")
         except APIConnectionError as error:
-            return Failure(f"cannot be reached ({error.__cause__ or error})")
+            return Failure(f"cannot be reached ({self._in_short(str(error.__cause__ or error))})")
         except APIStatusError as error:
             if _is_filtered(error.body):
                 return Reply("", "content_filter")
@@ -101,9 +105,14 @@ class Endpoint:
         )
         return str(response.text)
 
+    def _without_key(self, reply: Reply) -> Reply:
+        if not self.config.api_key_env:
+            return reply
+        return Reply(*(part.replace(self.key, HIDDEN) for part in reply))
+
     def _in_short(self, text: str) -> str:
         """One line of what the server said; some repeat the key that they were given."""
-        shown = text.replace(self.key, "***") if self.config.api_key_env else text
+        shown = text.replace(self.key, HIDDEN) if self.config.api_key_env else text
         return " ".join(shown.split())[:200]
 
 
@@ -139,6 +148,11 @@ def _key(config: JudgeConfig) -> str:
     key = os.environ.get(config.api_key_env, "").strip()
     if not key:
         raise UserError(f"evaluate.judges: {config.name}: the environment variable {config.api_key_env} is not set")
+    if not re.fullmatch(r"[!-~]+", key):  # the HTTP client would refuse it, and show it
+        raise UserError(
+            f"evaluate.judges: {config.name}: the environment variable {config.api_key_env} holds a blank, a control "
+            "character or a letter beyond ASCII; no key has one"
+        )
     return key
 
 

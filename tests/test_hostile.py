@@ -1,0 +1,206 @@
+"""What other people's files, configs and run folders may not do: grow, leave their folder, run code, tell a key."""
+
+import json
+import pickle
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from sealtune import telling
+from sealtune.cli import app
+from sealtune.config import DatasetConfig, build_config, read_yaml
+from sealtune.data import expansion
+from sealtune.data.door import load
+from sealtune.data.files import DEEPEST
+from sealtune.finetune import load_tuned
+from sealtune.models import load_model
+from sealtune.records import RunError, UserError
+from sealtune.store import RunFolder
+
+KEY = "hf_abcdefghijklmnopqrstuvwx"
+EVIL = ["\0", "\x1b[2J", "\x9b", "\u202e", "\u2066", "\u2028", "\ufeff", "<|im_end|>", "1e999", "9" * 5000, "[" * 500]
+texts = st.lists(st.one_of(st.text(max_size=20), st.sampled_from(EVIL))).map("".join)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=12,
+)
+freely = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(path):
+    return load([DatasetConfig(path=str(path))])
+
+
+def fault(path):
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value) and str(caught.value).isprintable()
+    return str(caught.value)
+
+
+@freely
+@given(st.lists(st.dictionaries(st.sampled_from(["id", "prompt", "response", "messages", "x"]), values), max_size=4))
+def test_any_json_is_rows_drops_or_one_line(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        found = read(path)
+    except UserError as error:
+        assert str(error).isprintable() and len(str(error)) <= telling.LONGEST_LINE
+        return
+    assert len(found.samples) + len(found.drops) == len(rows)
+
+
+@freely
+@given(st.one_of(st.binary(max_size=200), texts.map(lambda text: text.encode("utf-8", "surrogatepass"))))
+@example(b"a: &a [*a]")
+@example(b"a: !!python/object/apply:os.system ['true']")
+@example(b"seed: " + b"9" * 5000)
+@example(b"rank: " + b"[" * 3000)
+def test_any_bytes_are_a_config_or_a_few_clear_lines(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:  # none of them names a model
+        build_config(read_yaml(path), str(path))
+    lines = str(caught.value).split("\n")
+    assert all(line.isprintable() and "config.yaml" in line for line in lines)
+
+
+@freely
+@given(st.dictionaries(st.sampled_from(["seed", "rank", "datasets", "dtype", "max_length"]), values))
+def test_any_values_are_a_config_or_clear_lines(given_values):
+    try:
+        build_config({"model_name_or_path": "m"} | given_values)
+    except UserError as error:
+        assert str(error).replace("\n", "").isprintable()
+
+
+def test_few_aliases_that_stand_for_many_values_are_refused(tmp_path):
+    levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 9))
+    (tmp_path / "config.yaml").write_text("l0: &l0 [x]\n" + levels)
+    with pytest.raises(UserError, match=r"line \d+: not valid YAML: aliases that grow"):
+        read_yaml(tmp_path / "config.yaml")
+
+
+def test_a_row_of_a_megabyte_is_read_and_a_deep_one_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "p" * 2**20, "response": "r" * 2**20}))
+    assert len(read(path).samples[0].response) == 2**20
+    path.write_text('{"prompt": "p", "response": "r", "x": ' + "[" * DEEPEST + "]" * DEEPEST + "}")
+    assert "row" in fault(path) or "line 1" in fault(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".zip", ".tar", ".zst", ".json.bz2"])
+def test_packed_files_are_never_unpacked(tmp_path, suffix):
+    (tmp_path / f"rows{suffix}").write_bytes(b"\x1f\x8b" + bytes(100))
+    assert "rows" + suffix in fault(tmp_path / f"rows{suffix}")
+
+
+def bombs(folder):
+    """Files of a few kilobytes that stand for 64 MiB."""
+    column = pa.array(["A" * 2**20] * 64)
+    table = pa.table({"prompt": column, "response": column})
+    pq.write_table(table, folder / "dictionary.parquet", compression="zstd")
+    pq.write_table(table, folder / "plain.parquet", compression="zstd", use_dictionary=False)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(str(folder / "stream.arrow"), table.schema, options=options) as sink:
+        sink.write_table(table)
+    with pa.ipc.new_file(str(folder / "file.arrow"), table.schema, options=options) as sink:
+        sink.write_table(table)
+    return sorted(folder.glob("*.*"))
+
+
+def test_files_that_grow_beyond_the_limit_are_refused(tmp_path, monkeypatch):
+    found = bombs(tmp_path)
+    assert len(found) == 4 and all(path.stat().st_size < 200_000 for path in found)
+    monkeypatch.setattr(expansion, "FREE", 2**24)
+    for path in found:
+        assert "grows to more than" in fault(path)
+    monkeypatch.setattr(expansion, "FREE", 2**30)
+    assert len(read(found[0]).samples) == 64  # within the limit it is read
+
+
+@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "a/b.arrow", 3])
+def test_a_saved_folder_cannot_name_files_outside(tmp_path, name):
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    assert "no file of this folder" in fault(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "nul\0"])
+def test_a_run_folder_cannot_name_files_outside(tmp_path, name):
+    with pytest.raises(UserError, match="no file of this folder"):
+        RunFolder(tmp_path).path(name)
+
+
+class Planted:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+def test_pickled_weights_are_never_loaded(tmp_path, tiny_folder):
+    trace = tmp_path / "trace"
+    for name in ("pytorch_model.bin", "adapter_model.bin"):
+        (tmp_path / name).write_bytes(pickle.dumps(Planted(trace)))
+    (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
+    config = build_config({"model_name_or_path": str(tmp_path)})
+    with pytest.raises((UserError, RunError)):
+        load_model(config)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
+    with pytest.raises(UserError, match="safetensors alone"):
+        load_tuned(None, tmp_path, config)
+    assert not trace.exists()
+
+
+def test_an_index_cannot_name_a_pickle(tmp_path, tiny_folder):
+    (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "weights.bin"}}')
+    with pytest.raises(UserError, match=r"names 'weights\.bin'"):
+        load_model(build_config({"model_name_or_path": str(tmp_path)}))
+
+
+def test_a_run_folder_of_others_cannot_ask_to_run_code(tmp_path):
+    manifest = {"config": {"model_name_or_path": "m", "trust_remote_code": True}, "stages": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    outcome = CliRunner().invoke(app, ["select", "--out", str(tmp_path)])
+    assert outcome.exit_code == 2 and "trust_remote_code" in outcome.output
+    assert build_config({"model_name_or_path": "m"}).trust_remote_code is False
+
+
+@pytest.mark.parametrize("place", [{"model_name_or_path": KEY}, {"datasets": [f"https://me:{KEY}@host/x"]}])
+def test_keys_in_a_config_are_refused_and_not_repeated(place):
+    with pytest.raises(UserError) as caught:
+        build_config({"model_name_or_path": "m"} | place)
+    assert KEY not in str(caught.value)
+
+
+def test_keys_are_hidden_in_every_error(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "a-key-of-no-known-form")
+    told = "a-key-of-no-known-form", KEY, "https://me:password1@host", "Bearer abcdefgh12345678"
+    shown = str(UserError(" ".join(told))) + str(RunError(" ".join(told)))
+    assert not [secret for secret in ("of-no-known-form", KEY, "password1", "abcdefgh1234") if secret in shown]
+
+
+@freely
+@given(texts)
+def test_what_is_told_is_one_printable_line(text):
+    assert telling.one_line(text).isprintable() and len(telling.one_line(text)) <= telling.LONGEST_LINE
+
+
+def test_inspect_cannot_move_the_cursor(project, tmp_path):
+    row = {"id": "a\x1b[2J\u202e", "prompt": "\x1b]0;owned\x07 [red]x[/red]", "response": "\x9b31m\u2066 fine\r\n"}
+    (tmp_path / "candidates.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["inspect", f"model_name_or_path={project['model_name_or_path']}", "datasets=[candidates.jsonl]"]
+    outcome = CliRunner().invoke(app, words)
+    assert outcome.exit_code == 0, outcome.output
+    assert "fine" in outcome.output
+    assert all(c.isprintable() or c == "\n" for c in outcome.output)
