@@ -231,8 +231,9 @@ def limits_table() -> str:
         for rows in SIZES:
             for method in ("shared", "seal"):
                 for what, knob in limits(case(model, rows=rows, method=method)):
-                    if (model, what) not in told:
-                        told.add((model, what))
+                    kind = model, method, re.sub(r"[\d.,]+( [kMGT]?B)?", "", what)  # whatever its size
+                    if kind not in told:
+                        told.add(kind)
                         table.append([model, f"{rows:,}", f"`{method}`", what, knob])
     return markdown(table)
 
