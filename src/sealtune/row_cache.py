@@ -33,7 +33,13 @@ class RowCache:
         try:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             return open_rows(folder) if about == {"key": key, "sha256": _hashes(folder)} else None
-        except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this version writes it
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+        ):  # not there, or not as it was written
             return None
 
 
