@@ -170,22 +170,25 @@ def browse(tmp_path_factory):
 def report(texts):
     """A report with each of the texts in every place where a text may stand."""
     n = len(texts)
+    ids = [text.encode("utf-8", "backslashreplace").decode() for text in texts]  # as the door gives them
     score = np.arange(n, dtype=float)
     nothing, verdicts = np.full(n, np.nan), spoken(texts, texts)
     view = ReportView(
         title=texts[0],
         config={"model_name_or_path": texts[0]} | {text: [text] for text in texts},
         manifest={"command": texts[1], "versions": {t: t for t in texts}, "stages": {t: {t: t} for t in texts}},
-        scores=Scores(tuple(texts), tuple(texts), score, np.ones(n), nothing, nothing, np.ones(n, np.int64)),
-        texts={text: (text, text) for text in texts},
-        kept=frozenset(texts[n // 2 :]),
-        unsure=frozenset(texts[:5]),
-        rejected=[Rejected(text, n - i, 0.0, text) for i, text in enumerate(texts[: n // 2])],
+        scores=Scores(tuple(ids), tuple(ids), score, np.ones(n), nothing, nothing, np.ones(n, np.int64)),
+        texts={row_id: (text, text) for row_id, text in zip(ids, texts, strict=True)},
+        kept=frozenset(ids[n // 2 :]),
+        unsure=frozenset(ids[:5]),
+        rejected=[Rejected(row_id, n - i, 0.0, text) for i, (row_id, text) in enumerate(zip(ids, texts, strict=True))][
+            : n // 2
+        ],
         drops=[Drop(text, text, text, text, {}) for text in texts],
         evaluation=metrics.summarise(verdicts),
         responses=answers(texts, texts),
         verdicts=verdicts,
-        labels={text: i % 2 for i, text in enumerate(texts)},
+        labels={row_id: i % 2 for i, row_id in enumerate(ids)},
         rows_shown=n,
     )
     return render(view)
