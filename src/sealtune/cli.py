@@ -95,7 +95,8 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
                 launch(accelerate_config, num_processes, sys.argv[1:])
             run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
             if len(stages) > 1:
-                run.check()
+                with processes.first_goes_first():  # it leaves the rows to the others
+                    run.check()
             for stage in stages:
                 run.stage(stage, force=force)
             _finish(run, stages[-1])
