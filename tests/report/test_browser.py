@@ -46,7 +46,8 @@ def without_policy(text):
 def view(texts):
     """A page of which every field is one of these texts."""
     n = len(texts)
-    names = tuple(f"{text} #{i}" for i, text in enumerate(texts))
+    ids = [text.encode("utf-8", "replace").decode() for text in texts]  # as the door makes them
+    names = tuple(f"{row_id} #{i}" for i, row_id in enumerate(ids))
     same = dict(zip(names, names, strict=True))
     one, models = np.arange(n, dtype=float), ("base", names[0])
     verdicts = [
