@@ -17,6 +17,8 @@ from safetensors import safe_open
 import crew
 from conftest import made_rows, write_jsonl
 from sealtune import launch, processes
+from sealtune.config import build_config
+from sealtune.models import load_model
 from sealtune.records import UserError
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -238,6 +240,15 @@ def test_work_of_the_first_alone_is_not_shared(monkeypatch):
     with processes.alone():
         assert list(processes.shares([1, 2])) == [(1, True), (2, True)]
     assert (processes.count(), processes.index(), processes.is_first()) == (4, 2, False)
+
+
+@pytest.mark.parametrize("engine", [FSDP, ZERO3])
+def test_a_four_bit_base_is_not_sharded(engine, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **engine}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sealtune.processes.join", lambda: None)
+    with pytest.raises(UserError, match="cannot be sharded"):
+        load_model(build_config({"model_name_or_path": "m", "load_in_4bit": True, "dtype": "float32"}))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,10 @@ def load_model(config: Config, *, full: bool = False) -> PreTrainedModel:
     if config.load_in_4bit:
         if full:
             raise UserError("load_in_4bit: 4-bit weights cannot be trained; set use_peft to true")
+        if processes.shards_base():
+            raise UserError(
+                "load_in_4bit: a 4-bit base cannot be sharded; use --accelerate_config multi_gpu, or bfloat16"
+            )
         options |= {"quantization_config": _four_bit(dtype), "device_map": {"": device()}}
     if processes.shards_base() and not processes.is_first():
         model = _without_weights(config, dtype)

