@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.json_schema import SkipJsonSchema
 
 from sealtune.records import UserError, did_you_mean
-from sealtune.telling import looks_secret
+from sealtune.telling import can_be_written, looks_secret
 
 
 class Block(BaseModel):
@@ -399,7 +399,7 @@ def build_config(values: Mapping[str, Any], where: str = "config") -> Config:
     for text in _strings(config.model_dump()):
         if looks_secret(text):  # it would stand in manifests and reports
             raise UserError(f"{where}: a key, token or password stands in it; put it into an environment variable")
-        if "\0" in text or (not text.isascii() and text != text.encode("utf-8", "ignore").decode()):
+        if "\0" in text or not can_be_written(text):
             raise UserError(f"{where}: {text!r} holds a NUL or half of a surrogate pair; no file can have such a name")
     return config
 

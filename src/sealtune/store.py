@@ -24,6 +24,7 @@ from sealtune.intact import Record
 from sealtune.lines import json_line, without_nan
 from sealtune.lines import plain as plain
 from sealtune.records import IntArray, Scores, UserError
+from sealtune.telling import can_be_written
 from sealtune.texts import Texts
 
 STAGE_ORDER = ("rank", "select", "tune", "evaluate", "report")
@@ -68,7 +69,10 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write one JSON file, readable by people."""
-        self.write_text(name, json.dumps(without_nan(content), indent=2, ensure_ascii=False, default=plain) + "\n")
+        text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, default=plain)
+        if not can_be_written(text):  # half of a surrogate pair stays the escape that it was
+            text = json.dumps(without_nan(content), indent=2, default=plain)
+        self.write_text(name, f"{text}\n")
 
     def write_texts(self, name: str, texts: Iterable[str]) -> None:
         """Write a JSON list of texts, one a line."""

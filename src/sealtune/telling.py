@@ -28,6 +28,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
+def can_be_written(text: str) -> bool:
+    """Whether UTF-8 can hold the text: JSON may carry half of a surrogate pair."""
+    return text.isascii() or text == text.encode("utf-8", "ignore").decode()
+
+
 def one_line(text: str) -> str:
     """The text as one printable line of at most LONGEST_LINE characters, without secrets; the middle is left out."""
     shown = printable(hide_secrets(text))

@@ -301,3 +301,44 @@ def test_everything_that_decides_an_answer_is_in_its_key():
     patient = Endpoint(JudgeConfig(**base, timeout=1, max_retries=0, max_concurrency=2)).identity
     assert key_of(question, patient) == keys[0]
     assert all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
+
+
+@pytest.mark.parametrize("key", ["sesame 123", "sesame\n123", "sesame-é-123", "sesame\x01123", "\u202esesame"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(monkeypatch, key):
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(UserError, match="JUDGE_KEY holds a blank") as told:
+        put("http://127.0.0.1:9/v1", questions(1), api_key_env="JUDGE_KEY")
+    assert "sesame" not in str(told.value)
+
+
+def test_a_server_that_repeats_the_key_does_not_spread_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123")
+    path = tmp_path / "ledger.jsonl"
+
+    def say(body):
+        if question_of(body) == "q0":
+            return "you are sesame-123"
+        return {"message": {"role": "assistant", "content": None, "refusal": "not for sesame-123"}}
+
+    with serving(say) as server:
+        found = put(server.url, questions(2), Ledger(path), api_key_env="JUDGE_KEY")
+    assert found == [Reply("you are ***"), Reply("", "stop", "not for ***")]
+    assert "sesame" not in path.read_text()
+
+
+def test_no_error_of_the_client_shows_the_key(monkeypatch):
+    """Whatever the client raises, with the key in its text and in the text of its cause."""
+    from types import SimpleNamespace
+
+    from openai import APIConnectionError
+
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123")
+    request = SimpleNamespace(method="POST", url="http://me:sesame-123@host/v1")
+
+    async def fail(self, client, question):
+        raise APIConnectionError(message="Bearer sesame-123", request=request) from ValueError("header 'sesame-123'")
+
+    monkeypatch.setattr(Endpoint, "_request", fail)
+    with pytest.raises(RunError, match=r"cannot be reached \(header '\*\*\*'\)") as told:
+        put("http://127.0.0.1:9/v1", questions(9), api_key_env="JUDGE_KEY")
+    assert "sesame" not in str(told.value)

@@ -132,3 +132,9 @@ def test_a_run_says_and_writes_down_what_it_does_not_ask(project, tmp_path, caps
     drops = [json.loads(line) for line in (tmp_path / "out/evaluate/drops.jsonl").read_text().splitlines()]
     assert [(d["id"], d["reason"]) for d in drops][:2] == [("ask-2", "empty"), ("ok-2", "empty")]
     assert len((tmp_path / "out/evaluate/responses.jsonl").read_text().splitlines()) == 2
+
+
+def test_half_of_a_surrogate_pair_is_no_prompt(tmp_path):
+    path = write(tmp_path / "asks.jsonl", [{"prompt": "fine"}, {"prompt": "\ud83d"}])
+    with pytest.raises(UserError, match=r"line 2: the prompt in column 'prompt' holds half of a surrogate pair"):
+        asked(PromptsConfig(path=path, kind="harmful"))

@@ -13,6 +13,7 @@ from sealtune.data.files import read_rows
 from sealtune.evaluation import prompt_sets
 from sealtune.evaluation.prompt_sets import PROMPT_SETS, Kind
 from sealtune.records import Drop, Prompt, UserError
+from sealtune.telling import can_be_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -148,6 +149,8 @@ def _prompt_text(where: str, row: Mapping[str, Any], config: PromptsConfig) -> s
         return None if known and known.text and row[column] is not None else ""
     if not isinstance(text, str):
         raise UserError(f"{where}: the prompt in column {column!r} is a {type(text).__name__}; every prompt is text")
+    if not can_be_written(text):
+        raise UserError(f"{where}: the prompt in column {column!r} holds half of a surrogate pair; correct the text")
     return text
 
 
