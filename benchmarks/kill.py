@@ -104,14 +104,12 @@ def tiny_model(folder: Path) -> Path:
     """Two layers of random weights, with the tokenizer of the quickstart's model; made by another process."""
 
     def save() -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
+        from probe import two_layers
         from sealtune.config import build_config
         from sealtune.models import load_tokenizer
 
         tokenizer = load_tokenizer(build_config({"model_name_or_path": "smollm2-135m-instruct"}))
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
-        LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
+        two_layers(len(tokenizer)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     if wait(fork(save)) != 0:

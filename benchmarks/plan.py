@@ -89,31 +89,29 @@ def counted() -> dict[str, dict[str, float]]:
 def bytes_a_row(n: int = 2_000_000) -> float:
     """What a process holds at most of each of n candidates of `seal`, from the first step to the outcome."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    from scale import mapped_rows, most_memory, own_memory
+    from probe import most_memory, resident, two_layers
+    from scale import mapped_rows
     from sealtune.adapters import lora_players
     from sealtune.config import RankConfig
     from sealtune.players import PLAYERS
     from sealtune.rankers.seal import make_selector
     from sealtune.train import Ranking
 
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 300}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     settings = RankConfig(per_device_train_batch_size=8, algorithm=1)
     held = 0.0
     for rows in (1000, n):  # the first for what comes once
         torch.manual_seed(0)
-        players = lora_players(LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval(), settings, PLAYERS[1], seed=0)
+        players = lora_players(two_layers(300), settings, PLAYERS[1], seed=0)
         with tempfile.TemporaryDirectory() as folder:
             candidates, safe = mapped_rows(Path(folder, "candidates"), rows), mapped_rows(Path(folder, "safe"), 64)
-            before = own_memory()
+            before = resident()["allocated"]
             with most_memory() as memory:
                 ranking = Ranking(candidates, safe, players, make_selector(rows, settings), settings, seed=0)
                 next(ranking.run())
                 ranking.step = ranking.total_steps
                 ranking.finish(lambda *_: None)
-            held = (memory["bytes"] - before) / rows
+            held = (memory["allocated"] - before) / rows
             del ranking
     return held
 

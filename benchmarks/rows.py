@@ -17,11 +17,12 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from probe import most_memory, resident, two_layers
 
 STAGES = ("door", "tokens", "rank", "select")
 WORDS = ("red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "make", "find", "why", "how")
@@ -116,7 +117,7 @@ def work(stage: str, args: argparse.Namespace) -> dict:
     model = run.load_model()
     _ = run.material.tokenizer
     before, started = resident(), time.perf_counter()
-    with most_memory() as memory:
+    with most_memory(every=0.01) as memory:
         rows = DO[stage](run, model, args)
     seconds = time.perf_counter() - started
     found = {"rows": rows, "seconds": seconds}
@@ -168,20 +169,20 @@ def draw_scores(run) -> None:
     """What a finished ranking leaves, with scores that were drawn."""
     import numpy as np
 
-    from sealtune.pipeline import rank_inputs
     from sealtune.records import Scores
+    from sealtune.stages import rank
 
     candidates = run.material.ranked
     scores = Scores.unweighted(candidates, np.random.default_rng(0).random(len(candidates)))
     run.folder.write_scores(scores, run.material.rows.positions(scores.ids))
     facts = {"seconds": 0.0, "rows": len(scores)}
-    run.folder.finish_stage("rank", rank_inputs(run), ["rank/scores.parquet"], facts, {})
+    run.folder.finish_stage("rank", rank.inputs(run), ["rank/scores.parquet"], facts, {})
 
 
 def make_model(folder: Path) -> None:
     """Two layers of random weights, and a tokenizer that knows the words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -192,35 +193,8 @@ def make_model(folder: Path) -> None:
     )
     backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
-    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)
+    two_layers(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def most_memory() -> Iterator[dict[str, int]]:
-    """The most that the process had within the block."""
-    found, done = resident(), threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.01):
-            for name, size in resident().items():
-                found[name] = max(found[name], size)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        watcher.join()
-
-
-def resident() -> dict[str, int]:
-    """Bytes of the process in physical memory, and those among them that it allocated."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    names = {"memory": "VmRSS", "allocated": "RssAnon"}
-    return {name: int(lines[field].split()[0]) * 1024 for name, field in names.items()}
 
 
 def bytes_of(path: Path) -> int:

@@ -17,11 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+
+from probe import most_memory, two_layers
 
 TOKENS = 16
 
@@ -75,7 +75,6 @@ def summarise(found: list[dict], args: argparse.Namespace) -> dict:
 def measure(n: int, args: argparse.Namespace) -> dict:
     """Steps of ranking n rows."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from sealtune.adapters import lora_players
     from sealtune.config import RankConfig
@@ -85,8 +84,7 @@ def measure(n: int, args: argparse.Namespace) -> dict:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 300}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    model = two_layers(300)
     settings = RankConfig(per_device_train_batch_size=args.batch, algorithm=args.algorithm, gamma_schedule="constant")
     with tempfile.TemporaryDirectory() as folder:
         candidates, safe = mapped_rows(Path(folder, "candidates"), n), mapped_rows(Path(folder, "safe"), 64)
@@ -106,26 +104,8 @@ def measure(n: int, args: argparse.Namespace) -> dict:
         "seconds_per_step": statistics.median(seconds[1:]),
         "first_step_seconds": seconds[0],
         "epoch_end_seconds": ended,
-        "memory_bytes": memory["bytes"],
+        "memory_bytes": memory["allocated"],
     }
-
-
-@contextmanager
-def most_memory() -> Iterator[dict]:
-    """The most that the process had allocated within the block."""
-    found, done = {"bytes": 0}, threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.003):
-            found["bytes"] = max(found["bytes"], own_memory())
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        watcher.join()
 
 
 class Numbered(Sequence):
@@ -160,12 +140,6 @@ def mapped_rows(path: Path, n: int):
     for array in (tokens, mask, bounds):
         array.flush()
     return Encoded(Numbered(n), Numbered(n), tokens, mask, bounds)
-
-
-def own_memory() -> int:
-    """Bytes that the process allocated; without the pages of mapped files."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@
   algorithm_2  a ranking step without theta_hat, candidates' backward pass included (gamma > 0)
   algorithm_1  a ranking step with theta_hat
   released     a ranking step with the semantics of the released code (released.py)
+  fused        algorithm_2 with the candidates and the safe rows in one pass; not what the tool does
+  compiled     algorithm_2 with the model's body under torch.compile; not what the tool does
 
-Every token that passes through the model in a step counts once a pass: for sft the rows of the batch; for algorithm_2
-and released the candidates and the safe rows; for algorithm_1 the candidates twice and the safe rows. Padding does not
-count.
+Every token that passes through the model in a step counts once a pass: for sft the rows of the batch; for algorithm_1
+the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not count.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from sealtune.bilevel import Step
+from sealtune.data.batches import Batch
+
 VARIANTS = ("sft", "algorithm_2", "algorithm_1", "released")
+IDEAS = ("fused", "compiled")
 
 
 @dataclass
@@ -73,8 +78,8 @@ class Meter:
 
 
 def measure(variant: str, model, tokenizer, candidates, safe, config, count: int) -> list[dict]:
-    """``count`` steps of a variant; the first one warms up."""
-    run = {"sft": sft, "released": released}.get(variant, ranking)
+    """``count`` steps of a variant; the first ones warm up."""
+    run = {"sft": sft, "released": released, "fused": fused, "compiled": compiled}.get(variant, ranking)
     meter = Meter(model)
     run(meter, model, tokenizer, candidates, safe, config, count)
     return [asdict(step) for step in meter.steps]
@@ -90,7 +95,8 @@ def sft(meter, model, tokenizer, candidates, safe, config, count) -> None:
     finetune.train(model, tokenizer, candidates, config, lambda *told: meter.end_step(told[3]), SFTTrainer)
 
 
-def ranking(meter, model, tokenizer, candidates, safe, config, count) -> None:
+def ranking(meter, model, tokenizer, candidates, safe, config, count, change=lambda ranking: None) -> None:
+    """Steps of the ranking loop, after ``change`` to it."""
     from sealtune import rankers
     from sealtune.adapters import LanguageModel
     from sealtune.players import PLAYERS, make_players
@@ -100,9 +106,41 @@ def ranking(meter, model, tokenizer, candidates, safe, config, count) -> None:
     meter.watch(LanguageModel, "losses")
     players = make_players(rankers.Job(candidates, safe, config, lambda full: model), PLAYERS[config.rank.algorithm])
     selector = make_selector(len(candidates), config.rank)
-    run = Ranking(candidates, safe, players, selector, config.rank, config.seed).run()
-    for record, _ in zip(run, range(count), strict=False):
+    loop = Ranking(candidates, safe, players, selector, config.rank, config.seed)
+    change(loop)
+    for record, _ in zip(loop.run(), range(count), strict=False):
         meter.end_step(record.tokens)
+
+
+def compiled(*args) -> None:
+    def change(loop) -> None:
+        halves = loop.players["theta"].model
+        halves.body = torch.compile(halves.body, dynamic=True)  # every batch has another length
+
+    ranking(*args, change)
+
+
+def fused(*args) -> None:
+    def change(loop) -> None:
+        theta, selector, n = loop.players["theta"], loop.selector, len(loop.candidates.encoded)
+        theta.micro_batch *= 2
+        rows = loop.candidates.encoded.extend(loop.safe.encoded)
+
+        def step(gamma: float) -> Step:
+            batch, safe = loop.candidates.at(loop.step), loop.safe.at(loop.step)
+            both = Batch(torch.cat([batch.rows, n + safe.rows]), rows)
+            weights = selector.weights(batch.rows)
+            shares = torch.cat(
+                [gamma * weights / len(weights), torch.full((len(safe.rows),), (1 - gamma) / len(safe.rows))]
+            )
+            losses, safe_losses = theta.learn(both, shares * len(both.rows)).split([len(batch.rows), len(safe.rows)])
+            theta.descend()
+            selector.descend(batch.rows, losses)
+            return Step(batch, safe, gamma, safe_losses, losses, None)
+
+        loop._penalty_step = step
+
+    ranking(*args, change)
 
 
 def released(meter, model, tokenizer, candidates, safe, config, count) -> None:

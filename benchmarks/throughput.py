@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from steps import VARIANTS, measure
+from steps import IDEAS, VARIANTS, measure
 
 FOLDER = Path(os.environ.get("SEALTUNE_DATA", "../shared/data"))
 QUICKSTART = "examples/quickstart"
@@ -32,15 +32,17 @@ def main() -> None:
     parser.add_argument("--safe", default=first_file(FOLDER / "safe/mixed.jsonl", "safe.jsonl"))
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of each round, after one to warm up")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each round")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before those that are timed")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=VARIANTS + IDEAS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(measure_here(args)))
         return
-    rounds = [run_apart(variant, args) for _ in range(args.rounds) for variant in VARIANTS]
+    rounds = [run_apart(variant, args) for _ in range(args.rounds) for variant in args.variants]
     report = summarise(rounds, args)
     show(report)
     if args.output:
@@ -54,7 +56,8 @@ def first_file(labelled: Path, ours: str) -> str:
 
 
 def run_apart(variant: str, args: argparse.Namespace) -> dict:
-    words = [f"--{k.replace('_', '-')}={v}" for k, v in vars(args).items() if k not in ("output", "variant", "rounds")]
+    own = ("output", "variant", "variants", "rounds")
+    words = [f"--{k.replace('_', '-')}={v}" for k, v in vars(args).items() if k not in own]
     command = [sys.executable, __file__, *words, f"--variant={variant}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
@@ -88,13 +91,13 @@ def measure_here(args: argparse.Namespace) -> dict:
     rate = matrix_rate(models.compute_dtype(config))
     model = models.load_model(config)
     reset_peak_memory()
-    steps = measure(args.variant, model, material.tokenizer, candidates, safe, config, args.steps + 1)
+    steps = measure(args.variant, model, material.tokenizer, candidates, safe, config, args.warm_up + args.steps)
     head = model.get_output_embeddings().weight.numel()
     weights = model.base_model.layers.named_parameters()
     layers = sum(p.numel() for name, p in weights if p.dim() == 2 and "lora" not in name)
     return {
         "variant": args.variant,
-        "steps": steps[1:],
+        "steps": steps[args.warm_up :],
         "peak_memory_bytes": peak_memory(),
         "operations_per_second": rate,
         "operations_per_token": 4 * (layers + head * float(candidates.mask.mean())),  # forward 2, backward 2 a weight
@@ -123,33 +126,35 @@ def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
         return statistics.median(figure(r, s) for r in rounds if r["variant"] == variant for s in r["steps"])
 
     def each(figure):
-        return {variant: median(figure, variant) for variant in VARIANTS}
+        return {variant: median(figure, variant) for variant in args.variants}
 
     speed = each(lambda r, s: s["tokens"] / s["seconds"])
     memory = each(lambda r, s: r["peak_memory_bytes"])
+    base = args.variants[0]
     floor = max(r["operations_per_second"] for r in rounds) / rounds[0]["operations_per_token"]
     return {
         "command": " ".join(["python", *sys.argv]),
         "settings": {k: v for k, v in vars(args).items() if k not in ("output", "variant")},
         "tokens_per_second": speed,
         "peak_memory_bytes": memory,
-        "speed_over_sft": {v: speed[v] / speed["sft"] for v in VARIANTS},
-        "memory_over_sft": {v: memory[v] / memory["sft"] for v in VARIANTS},
+        f"speed_over_{base}": {v: speed[v] / speed[base] for v in speed},
+        f"memory_over_{base}": {v: memory[v] / memory[base] for v in speed},
         "padding_share": each(lambda r, s: 1 - s["tokens"] / s["positions"]),
         "share_outside_model": each(lambda r, s: 1 - s["model_seconds"] / s["seconds"]),
         "operations_per_second": max(r["operations_per_second"] for r in rounds),
         "floor_tokens_per_second": floor,
-        "share_of_floor": {v: speed[v] / floor for v in VARIANTS},
+        "share_of_floor": {v: speed[v] / floor for v in speed},
         "machine": machine(),
         "versions": versions(),
     }
 
 
 def show(report: dict) -> None:
-    print("variant        tokens/s   of sft   peak MiB   of sft  padding  outside model  of floor")
-    for v in VARIANTS:
+    base = next(iter(report["tokens_per_second"]))
+    print(f"variant        tokens/s   of {base}   peak MiB   of {base}  padding  outside model  of floor")
+    for v in report["tokens_per_second"]:
         speed, memory = report["tokens_per_second"][v], report["peak_memory_bytes"][v]
-        ratios = report["speed_over_sft"][v], report["memory_over_sft"][v]
+        ratios = report[f"speed_over_{base}"][v], report[f"memory_over_{base}"][v]
         shares = (report[key][v] for key in ("padding_share", "share_outside_model", "share_of_floor"))
         padding, outside, floor = (f"{share:.1%}" for share in shares)
         print(

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 from trl import SFTTrainer
 
+from conftest import forge_checkpoint
 from sealtune import trainer
 from sealtune.config import build_config
 from sealtune.finetune import train
@@ -143,6 +145,22 @@ def test_a_tuning_that_was_stopped_goes_on_to_the_same_bytes(project, monkeypatc
     assert made_by_tuning("out") == made_by_tuning("whole")
     assert not Path("out/tuning").exists()
     assert not [p for p in Path("out").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
+
+
+@pytest.mark.parametrize("kind", ["parameter", "optimizer"])
+def test_a_checkpoint_that_does_not_fit_is_one_line(project, monkeypatch, kind):
+    project["rank"]["method"] = "random"
+    project["tune"]["per_device_train_batch_size"] = 4
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(StoppedError):
+            run_to_tune(project)
+    place = Path("out/tuning/checkpoint-2")
+    names = load_file(place / "state.safetensors")
+    name = next(n for n, value in names.items() if n.startswith(kind) and value.dim() == 2)
+    forge_checkpoint(place, name, lambda tensor: tensor[:1])
+    with pytest.raises(UserError, match=r"the checkpoint does not fit this run .*delete it"):
+        run_to_tune(project, resume_from_checkpoint=True)
 
 
 def test_a_preempted_tuning_has_a_code_of_its_own_and_goes_on_from_what_is_whole(project, monkeypatch, capsys):

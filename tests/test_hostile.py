@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sealtune import telling
-from sealtune.cli import app
+from sealtune.cli import app, load_config
 from sealtune.config import DatasetConfig, build_config, read_yaml
 from sealtune.data import expansion
 from sealtune.data.door import load
@@ -174,6 +174,21 @@ def test_a_run_folder_of_others_cannot_ask_to_run_code(tmp_path):
     outcome = CliRunner().invoke(app, ["select", "--out", str(tmp_path)])
     assert outcome.exit_code == 2 and "trust_remote_code" in outcome.output
     assert build_config({"model_name_or_path": "m"}).trust_remote_code is False
+
+
+@pytest.mark.parametrize("block", ["judges", "served"])
+def test_a_run_folder_of_others_cannot_ask_for_a_key(tmp_path, block):
+    server = {"name": "harm_rating", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY"}
+    evaluate = {"judges": [server]} if block == "judges" else {"served": {"base": server | {"name": "base"}}}
+    manifest = {"config": {"model_name_or_path": "m", "evaluate": evaluate}, "stages": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for command in ("evaluate", "run", "compare"):
+        outcome = CliRunner().invoke(app, [command, "--out", str(tmp_path)])
+        assert outcome.exit_code == 2
+        assert "wants to send the key in MY_KEY to http://127.0.0.1:9/v1" in " ".join(outcome.output.split())
+    own = load_config([f"evaluate={json.dumps(evaluate)}"], out=str(tmp_path), asks=True)  # the user's own words
+    assert own.evaluate.judges or own.evaluate.served
+    assert load_config([], out=str(tmp_path)).model_name_or_path == "m"  # to show a report asks nobody
 
 
 @pytest.mark.parametrize("place", [{"model_name_or_path": KEY}, {"datasets": [f"https://me:{KEY}@host/x"]}])

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from safetensors import safe_open
 
-from conftest import made_rows, write_jsonl
+from conftest import forge_checkpoint, made_rows, write_jsonl
 from sealtune.config import build_config
-from sealtune.pipeline import STAGES, Run
+from sealtune.pipeline import Run
 from sealtune.records import RunError, StoppedError, UserError
+from sealtune.stages import STAGES
 
 
 def run(values, *stages, **changes):
@@ -288,6 +290,31 @@ def test_a_checkpoint_of_other_settings_is_refused(project, monkeypatch):
         run(project, "rank", seed=1, resume_from_checkpoint=True)
     write_jsonl(Path("candidates.jsonl"), made_rows(19, 1))
     with pytest.raises(UserError, match="was made with another datasets;"):
+        run(project, "rank", resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "change"),
+    [
+        ("seal", "last_loss", lambda t: t[1:]),
+        ("seal", "visits", None),
+        ("seal", "selector.omega", lambda t: t[:, None]),
+        ("seal", "faults", lambda t: torch.tensor([10**6])),
+        ("seal", "theta.parameter.0", lambda t: t[:1]),
+        ("seal", "theta.optimizer.0.exp_avg", lambda t: t[:1]),
+        ("shared", "theta.parameter.1", None),
+        ("shared", "candidates.losses", lambda t: t[:-1]),
+        ("shared", "safe.done", lambda t: t + 10**6),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_line(project, monkeypatch, method, name, change):
+    project["rank"]["method"] = method
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(RunError):
+            run(project, "rank")
+    forge_checkpoint(Path("out/rank/checkpoint-3"), name, change)
+    with pytest.raises(UserError, match=r"the checkpoint does not fit this run .*delete it"):
         run(project, "rank", resume_from_checkpoint=True)
 
 

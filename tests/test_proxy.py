@@ -9,8 +9,9 @@ import pytest
 import sealtune
 from conftest import made_rows, write_jsonl
 from sealtune.config import DatasetConfig, build_config
-from sealtune.pipeline import STAGES, Run
+from sealtune.pipeline import Run
 from sealtune.records import UserError
+from sealtune.stages import STAGES
 from sealtune.unseen import score
 from tiny import tiny_model
 from tokenizers_for_tests import gemma_tokenizer

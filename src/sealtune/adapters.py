@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sealtune import processes
 from sealtune.config import LoraBlock
 from sealtune.data.batches import Batch, Padded, longest_first
+from sealtune.fitting import require_alike
 from sealtune.losses import Head, row_losses
 from sealtune.records import Encoded, IntArray, RunError, UserError
 
@@ -153,11 +154,13 @@ class Player:
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Take back what ``state`` gave. Raises ValueError where it does not fit."""
+        require_alike(state, {f"parameter.{i}": p for i, p in enumerate(self.parameters)})
         for i, p in enumerate(self.parameters):
             p.data.copy_(state[f"parameter.{i}"])
             prefix = f"optimizer.{i}."
             moments = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            require_alike(moments, {name: p for name, value in moments.items() if value.dim()})
             if moments:
                 self.optimizer.state[p] = {
                     name: value.clone() if name == "step" else value.to(p.device, copy=True)

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -93,7 +93,8 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
                 from sealtune.launch import launch
 
                 launch(accelerate_config, num_processes, sys.argv[1:])
-            run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
+            asks = "evaluate" in stages
+            run = _open(words, config, asks=asks, model=model, data=data, safe=safe, out=out, keep=keep)
             if len(stages) > 1:
                 with processes.first_goes_first():  # it leaves the rows to the others
                     run.check()
@@ -149,7 +150,7 @@ def compare(
 ) -> None:
     """Select, tune and evaluate by several methods, and show them in one table."""
     with one_line_errors():
-        run = _open(words, config, model=model, data=data, safe=safe, out=out, keep=keep)
+        run = _open(words, config, asks=True, model=model, data=data, safe=safe, out=out, keep=keep)
         from rich.console import Console
         from rich.markdown import Markdown
 
@@ -241,8 +242,14 @@ def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
     return Run(load_config(words or [], config, **flags))
 
 
-def load_config(words: list[str], file: Path | None = None, **flags: Any) -> Config:
+def load_config(words: list[str], file: Path | None = None, *, asks: bool = False, **flags: Any) -> Config:
     """The config of a command line. Without a file or a model it is that of the run folder's manifest.
+
+    Args:
+        words: a YAML file and ``key=value``, in any order.
+        file: the YAML file, if it is not among the words.
+        asks: whether servers will be asked, so that keys may be sent.
+        flags: short flags and their values.
 
     Raises:
         UserError: words that are neither a YAML file nor key=value, or a config that is not valid.
@@ -262,14 +269,32 @@ def load_config(words: list[str], file: Path | None = None, **flags: Any) -> Con
         folder = RunFolder(str(given.get("output_dir") or ""))
         values = {} if "model_name_or_path" in given else dict(folder.manifest().get("config", {}))
         where = "command line" if not values else str(folder.path("manifest.json"))
-        if values.get("trust_remote_code") and "trust_remote_code" not in given:  # a folder may come from others
-            raise UserError(
-                f"{where}: wants to run code that comes with the model; say trust_remote_code=true where you trust it, "
-                "else trust_remote_code=false"
-            )
+        _require_trust(values, given, where, asks=asks)
         if not values and "model_name_or_path" not in given:
             raise UserError("no config: give a config.yaml, or --model --data --safe --out, or --out of an earlier run")
     return build_config(apply_overrides(values, overrides), where)
+
+
+def _require_trust(values: Mapping[str, Any], given: Mapping[str, Any], where: str, *, asks: bool) -> None:
+    """Raise UserError where a run folder, which may come from others, wants what only its user may ask for."""
+    from sealtune.records import UserError
+
+    if values.get("trust_remote_code") and "trust_remote_code" not in given:
+        raise UserError(
+            f"{where}: wants to run code that comes with the model; say trust_remote_code=true where you trust it, "
+            "else trust_remote_code=false"
+        )
+    evaluate = values.get("evaluate")
+    if not asks or not isinstance(evaluate, dict) or "evaluate" in given:
+        return
+    judges, served = evaluate.get("judges"), evaluate.get("served")
+    servers = [*(judges if isinstance(judges, list) else []), *(served.values() if isinstance(served, dict) else [])]
+    for server in servers:
+        if isinstance(server, dict) and server.get("api_key_env"):
+            raise UserError(
+                f"{where}: wants to send the key in {server['api_key_env']} to {server.get('base_url')}; give the "
+                "config.yaml that says so, or the setting of evaluate as key=value, where you trust it"
+            )
 
 
 def _as_overrides(flags: dict[str, Any]) -> Iterator[str]:

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from sealtune import comparison, processes, rankers
 from sealtune.config import Config
 from sealtune.console import say, track
-from sealtune.pipeline import STAGES, Run
+from sealtune.pipeline import Run
 from sealtune.records import Response, RunError, StoppedError, UserError, Verdict
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
+from sealtune.stages import STAGES
 from sealtune.store import RunFolder
 
 MIXED = "+safeinstr"

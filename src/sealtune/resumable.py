@@ -19,6 +19,7 @@ from trl import SFTTrainer
 
 from sealtune.checkpoints import Checkpoint
 from sealtune.console import say
+from sealtune.fitting import require_alike, taking_back
 
 if TYPE_CHECKING:
     from sealtune.recorder import Safeguard
@@ -42,7 +43,8 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
             self.train()
             return
         known = {field.name for field in dataclasses.fields(TrainerState)}
-        state = {name: value for name, value in resume.rest["trainer"].items() if name in known}
+        with taking_back():
+            state = {name: value for name, value in resume.rest["trainer"].items() if name in known}
         folder = Path(self.args.output_dir)  # from here the trainer takes its counters, from us the rest
         (folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": resume.records}), "utf-8")
         self.train(resume_from_checkpoint=str(folder))
@@ -73,19 +75,25 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = self._saved("parameter")
-        for name, parameter in self._learned():
-            parameter.copy_(saved[name])
+        saved, learned = self._saved("parameter"), dict(self._learned())
+        with taking_back():
+            require_alike(saved, learned)
+            for name, parameter in learned.items():
+                parameter.copy_(saved[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.resumed is None:
             return
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in self._saved("optimizer").items():
-            number, _, kind = name.partition(".")
-            moments.setdefault(int(number), {})[kind] = value
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.resumed.rest["groups"]})
-        self.lr_scheduler.load_state_dict(self.resumed.rest["scheduler"])
+        with taking_back():
+            for name, value in self._saved("optimizer").items():
+                number, _, kind = name.partition(".")
+                moments.setdefault(int(number), {})[kind] = value
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            for i, kinds in moments.items():
+                require_alike(kinds, {kind: parameters[i] for kind, value in kinds.items() if value.dim()})
+            self.optimizer.load_state_dict({"state": moments, "param_groups": self.resumed.rest["groups"]})
+            self.lr_scheduler.load_state_dict(self.resumed.rest["scheduler"])
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if self.resumed is not None and self.accelerator.scaler is not None:

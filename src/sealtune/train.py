@@ -16,6 +16,7 @@ from sealtune.adapters import Player
 from sealtune.bilevel import Step, gamma_at, penalty_step
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batch, Batches
+from sealtune.fitting import require_alike, taking_back
 from sealtune.records import Encoded, RunError, Scores
 from sealtune.selector import FreeLogits
 
@@ -107,7 +108,8 @@ class Ranking:
     def finish(self, on_step: OnStep, resume: dict[str, Tensor] | None = None) -> Scores:
         """Run to the end, from ``resume`` where there is one, telling ``on_step``; the score is omega."""
         if resume:
-            self.load_state(resume)
+            with taking_back():
+                self.load_state(resume)
         for record in self.run():
             on_step(record, self.total_steps, self.state)
         encoded, n, whole = self.candidates.encoded, self.share.n, self.share.whole
@@ -155,6 +157,7 @@ class Ranking:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state`` gave; batches stay as large as they were, with more or fewer processes too."""
+        require_alike(state, {k: v for k, v in self.state().items() if not k.endswith("faults")})
         self.step = int(state["step"])
         candidates, safe = state["batch_sizes"].tolist()
         self.candidates = Batches(self.candidates.encoded, candidates, self.seed, stream=0)
@@ -164,8 +167,8 @@ class Ranking:
         )
         self.doubt.moved, self.doubt.before = state["doubt"].clone(), self.share.part(state["omega_before"])
         self.agreement = state["agreement"]
-        self.faults.rows = set(state["faults"].tolist())
-        self.safe_faults.rows = set(state["safe_faults"].tolist())
+        self.faults.take_back(state["faults"])
+        self.safe_faults.take_back(state["safe_faults"])
         self.selector.load_state(under("selector.", state))
         for name, player in self.players.items():
             player.load_state(under(f"{name}.", state))
@@ -284,6 +287,12 @@ class Faults:
     def tensor(self) -> Tensor:
         """Their positions, int64."""
         return torch.tensor(sorted(self.rows), dtype=torch.int64)
+
+    def take_back(self, rows: Tensor) -> None:
+        """Take back what ``tensor`` gave. Raises ValueError where it is no list of rows."""
+        if rows.dim() != 1 or not bool(((rows >= 0) & (rows < len(self.encoded))).all()):
+            raise ValueError("faults names rows that are not there")
+        self.rows = set(rows.tolist())
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from sealtune.config import DatasetConfig
 from sealtune.console import say, track
 from sealtune.data.door import load
 from sealtune.data.row_store import Rows
-from sealtune.pipeline import rank_inputs
 from sealtune.records import Drop, Scores, UserError
+from sealtune.stages import rank
 
 if TYPE_CHECKING:
     from sealtune.pipeline import Run
@@ -58,7 +58,7 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
 
 
 def _require_same_ranker(run: Run) -> None:
-    then, now = run.folder.manifest()["stages"]["rank"]["inputs"], rank_inputs(run)
+    then, now = run.folder.manifest()["stages"]["rank"]["inputs"], rank.inputs(run)
     differing = [key for key in RANKED_WITH if then.get(key) != now[key]]
     if differing:
         raise UserError(f"score: {', '.join(differing)} changed since {run.folder.root} was ranked; rank again")

@@ -1,8 +1,11 @@
 """The client of a judge's server, beside servers that fail in every way that servers fail."""
 
+import gzip
 import re
+import socket
 import threading
 import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -117,6 +120,49 @@ def test_what_is_no_chat_completion_is_told_in_one_line(body, kind):
     assert isinstance(bad, Failure) and "something else than a chat completion" in bad.reason and "\n" not in bad.reason
 
 
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_without_end_is_left(status):
+    sent = [0]
+
+    def flood(connection):
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n\r\n" % status)
+        while sent[0] < 2**30:
+            sent[0] += connection.send(b" " * 2**16)
+
+    with listening(flood) as url, pytest.raises(RunError, match="its answer has more than 16 MiB"):
+        put(url, questions(1), timeout=60, max_retries=0)
+    assert sent[0] < 2**26
+
+
+def test_a_packed_answer_is_left():
+    """A few kilobytes may be gigabytes once they are unpacked."""
+
+    def say(body):
+        raise Bad(200, gzip.compress(b" " * 2**20), Content_Encoding="gzip")
+
+    with serving(say) as server, pytest.raises(RunError, match=r"its answer is packed \(gzip\)"):
+        put(server.url, questions(1), max_retries=0)
+    assert server.headers[0]["accept-encoding"] == "identity"
+
+
+@contextmanager
+def listening(serve):
+    """The address of a server whose every connection is handed to a function, in a thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with suppress(OSError), connection:
+                    serve(connection)
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    listener.close()
+
+
 def test_a_server_that_hangs_is_left():
     held = threading.Event()
 
@@ -134,28 +180,19 @@ def test_a_server_that_hangs_is_left():
 
 def test_a_server_that_drips_is_left(monkeypatch):
     """Each byte comes in time, the whole never does."""
-    import socket
 
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def drip():
-        connection, _ = listener.accept()
+    def drip(connection):
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
-        try:
-            while True:
-                connection.sendall(b" ")
-                time.sleep(0.05)
-        except OSError:
-            pass
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.05)
 
-    threading.Thread(target=drip, daemon=True).start()
     monkeypatch.setattr(endpoint, "LONGEST_PAUSE", 0.2)
     since = time.monotonic()
-    with pytest.raises(RunError, match="no answer within"):
-        put(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", questions(1), timeout=0.3, max_retries=0)
+    with listening(drip) as url, pytest.raises(RunError, match="no answer within"):
+        put(url, questions(1), timeout=0.3, max_retries=0)
     assert time.monotonic() - since < 2
-    listener.close()
 
 
 def test_a_dead_server_stops_the_run_at_once_with_one_line():

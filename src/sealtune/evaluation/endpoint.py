@@ -2,7 +2,8 @@
 
 The client retries what may pass (429, 5xx, lost connections, time-outs) with growing, jittered pauses, obeys
 Retry-After up to two minutes, and ends after ``max_retries``. Here is what it lacks: a bound on requests under way, an
-end for a server that sends a byte now and then, and the moment to stop where nothing is answered any more.
+end for a server that sends a byte now and then, and the moment to stop where nothing is answered any more; in
+``bounded`` a bound on the size of an answer.
 """
 
 from __future__ import annotations
@@ -55,9 +56,16 @@ class Endpoint:
     async def _ask_all(self, waiting: Iterator[tuple[str, Question]], patience: _Patience) -> None:
         from openai import AsyncOpenAI
 
+        from sealtune.evaluation.bounded import PLAIN, bounded_client
+
         settings = self.config
         client = AsyncOpenAI(
-            base_url=settings.base_url, api_key=self.key, timeout=settings.timeout, max_retries=settings.max_retries
+            base_url=settings.base_url,
+            api_key=self.key,
+            timeout=settings.timeout,
+            max_retries=settings.max_retries,
+            default_headers=PLAIN,
+            http_client=bounded_client(),
         )
 
         async def work() -> None:

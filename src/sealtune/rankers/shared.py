@@ -15,6 +15,7 @@ from torch import Tensor
 from sealtune import processes, scorer
 from sealtune.adapters import Player
 from sealtune.data.batches import Batch, Batches, longest_first
+from sealtune.fitting import taking_back
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
 from sealtune.records import Encoded, Scores
@@ -68,7 +69,8 @@ class Study:
         }
         self.progress = Progress(job.on_step, 0, self.state)
         if job.resume:
-            self.load_state(job.resume)
+            with taking_back():
+                self.load_state(job.resume)
         looks = sum(view.steps(self.theta) for view in self.views.values())
         self.progress.total = max(self.progress.step, self.batches.per_epoch) + looks
 
@@ -136,6 +138,9 @@ class View:
         """Take back what ``state`` gave."""
         self.done = int(state["done"])
         self.looks = Looks(*(state[name].clone() for name in Looks._fields))
+        sizes = {len(part) for part in self.looks if self.done or part is self.looks.losses}
+        if sizes != {len(self.rows)} or not 0 <= self.done <= len(self.rows):
+            raise ValueError(f"it holds {sorted(sizes)} rows, not {len(self.rows)}")
 
 
 def _batch_size(player: Player) -> int:
