@@ -46,6 +46,7 @@ class Meter:
         model.get_input_embeddings().register_forward_pre_hook(self._count)
         self.watch(torch.autograd, "backward")
 
+    @torch.compiler.disable  # what it counts would be a new graph each time
     def _count(self, module, inputs) -> None:
         self._positions += inputs[0].numel()
 
