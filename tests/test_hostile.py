@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -219,3 +220,20 @@ def test_inspect_cannot_move_the_cursor(project, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     assert "fine" in outcome.output
     assert all(c.isprintable() or c == "\n" for c in outcome.output)
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_tables_in_the_terminal_cannot_move_the_cursor(project, command):
+    attack = "\x1b[2J\u202e\x9b31m [red]x[/red] | <b>y</b>\n# z"
+    project["rank"] = {"method": "random"}
+    project["compare"] = {"methods": ["base", "random"]}
+    project["evaluate"]["prompts"][0]["name"] = attack
+    project["datasets"] = [{"path": "candidates.jsonl", "name": attack}]
+    project["report"], project["max_length"] = {"title": attack}, 200
+    rows = [{"id": f"{attack}{i}", "prompt": f"{attack} {i}", "response": attack, "unsafe": i % 2} for i in range(8)]
+    Path("candidates.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    Path("config.yaml").write_text(json.dumps(project))
+    outcome = CliRunner().invoke(app, [command, "config.yaml"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "answered" in outcome.output or "compliance" in outcome.output
+    assert not {c for c in outcome.output if not c.isprintable() and c != "\n"}

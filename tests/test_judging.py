@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from conftest import WORDS, write_jsonl
 from judge_server import Bad, serving, signed
+from sealtune.cli import app
 from sealtune.config import build_config
 from sealtune.pipeline import Run
 from sealtune.records import RunError, UserError
@@ -81,6 +82,36 @@ def test_verdicts_of_a_server_are_in_the_tables_the_report_and_the_manifest(tune
     assert (judge["model"], judge["revision"]) == ("judge", "abc") and judge["wording"]
     for path in Path("out").rglob("*.json*"):
         assert "sesame" not in path.read_text(), path
+
+
+def test_a_key_is_in_no_file_and_no_line_of_a_whole_run(project, monkeypatch):
+    """Though the server repeats it in answers, in errors and in headers."""
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123-open")
+    judge = {"name": "harmfulness", "model": "judge", "api_key_env": "JUDGE_KEY", "max_retries": 0}
+    project["rank"] = {"method": "random"}
+    project["evaluate"]["prompts"] = [{"path": "asked.jsonl", "kind": "harmful"}]
+    write_jsonl(Path("asked.jsonl"), [{"prompt": f"{word} fox"} for word in WORDS[:8]])
+    asked = iter(range(100))
+
+    def say(body):
+        number = next(asked)
+        if number == 1:
+            raise Bad(500, b'{"error": "the key sesame-123-open is wrong"}', X_Key="sesame-123-open")
+        if number == 2:
+            return "Bearer sesame-123-open"
+        return signed(body, policy="sesame-123-open", rating=2)
+
+    with serving(say) as server:
+        project["evaluate"]["judges"] = ["refusal", judge | {"base_url": server.url}]
+        Path("config.yaml").write_text(json.dumps(project))
+        outcome = CliRunner().invoke(app, ["run", "config.yaml"])
+        assert all(headers["authorization"] == "Bearer sesame-123-open" for headers in server.headers)
+        assert len(server.headers) > 4
+    assert outcome.exit_code == 0, outcome.output
+    told = {str(path): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert {"out/report.html", "out/manifest.json", "out/evaluate/judge_cache.jsonl"} <= told.keys()
+    assert not [path for path, content in told.items() if b"sesame" in content]
+    assert "sesame" not in outcome.output
 
 
 def test_a_judge_that_dies_in_the_middle_is_told_and_paid_once(tuned):

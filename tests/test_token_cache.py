@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from conftest import made_rows, write_jsonl
-from sealtune import material
+from sealtune import material, token_cache
 from sealtune.config import build_config
 from sealtune.pipeline import Run
 from sealtune.token_cache import TokenCache
@@ -45,11 +46,11 @@ def test_a_later_stage_finds_the_tokens(counted):
     assert made == [21]
     for array in ("tokens", "mask", "bounds"):
         np.testing.assert_array_equal(getattr(first, array), getattr(again, array))
-    assert (again.ids, again.source, same_drops) == (first.ids, first.source, drops)
+    assert (again.ids, again.source, [*same_drops]) == (first.ids, first.source, [*drops])
     assert [drop.reason for drop in drops] == ["too_long"]
 
 
-@pytest.mark.parametrize("change", ["rows", "max_length", "broken", "cut"])
+@pytest.mark.parametrize("change", ["rows", "max_length", "broken", "cut", "faults"])
 def test_what_no_longer_fits_is_made_anew(counted, change):
     settings, made = counted
     before = np.array(candidates(settings)[0].tokens)  # a copy: the file is cut
@@ -59,12 +60,16 @@ def test_what_no_longer_fits_is_made_anew(counted, change):
         settings["max_length"] = 40
     elif change == "broken":
         Path("out/tokens/candidates/about.json").write_text("[]", encoding="utf-8")
+    elif change == "faults":  # a row that is not there
+        path = Path("out/tokens/candidates/faults.arrow")
+        with pa.ipc.new_file(str(path), token_cache.FAULTS) as file:
+            file.write_batch(pa.record_batch([[21], ["too_long"], ["it is long"]], schema=token_cache.FAULTS))
     else:
         with Path("out/tokens/candidates/tokens.npy").open("r+b") as file:
             file.truncate(200)
     after, _ = candidates(settings)
     assert len(made) == 2
-    if change in ("broken", "cut"):
+    if change in ("broken", "cut", "faults"):
         np.testing.assert_array_equal(before, after.tokens)
 
 

@@ -22,8 +22,8 @@ LINE_EVERY = 10.0
 class Advance(Protocol):
     """Tells the bar what was done since the last call; ``note`` stands behind it."""
 
-    def __call__(self, steps: int, total: int, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-        """``steps`` of ``total`` are done by now; ``rows`` and ``tokens`` are new."""
+    def __call__(self, steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
+        """``steps`` of ``total`` (None: not known yet) are done by now; ``rows`` and ``tokens`` are new."""
 
 
 def say(text: str) -> None:
@@ -45,7 +45,7 @@ def track(title: str) -> Iterator[Advance]:
     ) as progress:
         task = progress.add_task(one_line(title), total=None, note="")
 
-        def advance(steps: int, total: int, rows: int = 0, tokens: int = 0, note: str = "") -> None:
+        def advance(steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
             meter.add(rows, tokens)
             progress.update(task, completed=steps, total=total, note=one_line(f"{meter.text()} {note}"))
 
@@ -56,16 +56,22 @@ def _lines(title: str, meter: _Meter) -> Advance:
     started = last = time.monotonic()
     first: int | None = None
 
-    def advance(steps: int, total: int, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-        nonlocal last, first
+    def advance(steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
+        nonlocal started, last, first
         meter.add(rows, tokens)
         now = time.monotonic()
-        first = steps - 1 if first is None else first  # a resumed job does not begin at step 1
-        if now - last < LINE_EVERY and steps < total:
+        if total is None:  # the job itself has not begun
+            started, first = now, 0
+        elif first is None:  # a resumed job does not begin at step 1
+            first = steps - 1
+        if now - last < LINE_EVERY and steps != total:
             return
         last = now
-        left = (now - started) / max(steps - first, 1) * (total - steps)
-        say(f"{title}: {steps}/{total}  {meter.text()}  {duration(left)} left  {note}".rstrip())
+        if total is None:
+            say(f"{title}: {steps:,}  {note}".rstrip())
+        else:
+            left = (now - started) / max(steps - (first or 0), 1) * (total - steps)
+            say(f"{title}: {steps}/{total}  {meter.text()}  {duration(left)} left  {note}".rstrip())
 
     return advance
 

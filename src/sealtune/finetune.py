@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from sealtune.checkpoints import Checkpoint
     from sealtune.console import Advance
     from sealtune.recorder import Safeguard
+
+TOGETHER = 2**14
+"""Rows that are laid out for the trainer at once."""
 
 
 def train(
@@ -126,17 +128,18 @@ def _load_adapter(base: PreTrainedModel | None, folder: Path) -> PreTrainedModel
 
 def as_data_set(rows: Encoded) -> Dataset:
     """The rows as columns ``input_ids``, ``labels`` (-100 where nothing is to be learned) and ``row``, the position."""
-    from datasets import Dataset, Features, Sequence, Value
+    import pyarrow as pa
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
 
-    def examples() -> Iterator[dict[str, Any]]:
-        for i in range(len(rows)):
-            tokens, mask = rows.row(i)
-            yield {"input_ids": tokens.tolist(), "labels": np.where(mask, tokens, -100).tolist(), "row": i}
+    def columns(start: int) -> pa.RecordBatch:
+        block = rows.block(start, min(start + TOGETHER, len(rows)))
+        labels = np.where(block.mask, block.tokens, np.int32(-100))
+        lists = [pa.ListArray.from_arrays(block.bounds.astype(np.int32), values) for values in (block.tokens, labels)]
+        return pa.record_batch([*lists, np.arange(start, start + len(block))], names=["input_ids", "labels", "row"])
 
-    tokens = Sequence(Value("int32"))
-    return Dataset.from_list(
-        list(examples()), features=Features({"input_ids": tokens, "labels": tokens, "row": Value("int64")})
-    )
+    batches = [columns(start) for start in range(0, len(rows), TOGETHER)]
+    return Dataset(InMemoryTable(pa.Table.from_batches(batches)))
 
 
 class _RememberingCollator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ EXAMPLES = 3
 def show(
     samples: Sequence[Sample],
     encoded: Encoded,
-    drops: Sequence[Drop],
+    drops: Collection[Drop],
     tokenizer: PreTrainedTokenizerBase,
     console: Console,
     *,
@@ -70,7 +70,7 @@ def _paint(tokens: list[int], mask: list[bool], tokenizer: PreTrainedTokenizerBa
     return painted
 
 
-def _show_lengths(encoded: Encoded, drops: Iterable[Drop], max_length: int | None, console: Console) -> None:
+def _show_lengths(encoded: Encoded, drops: Collection[Drop], max_length: int | None, console: Console) -> None:
     lengths = encoded.lengths
     low, middle, high, top = np.percentile(lengths, [0, 50, 95, 100]).astype(int)
     encoded = encoded.block(0, len(encoded))
@@ -94,7 +94,7 @@ def _histogram(lengths: IntArray) -> Text:
     )
 
 
-def _drop_table(drops: Sequence[Drop]) -> Table:
+def _drop_table(drops: Collection[Drop]) -> Table:
     table = Table("reason", "rows", "for example", title="dropped", title_justify="left")
     ids: dict[str, list[str]] = {}
     for drop in drops:

@@ -71,10 +71,10 @@ def records(kind: type[Record], rows: list[dict[str, Any]], path: Path) -> list[
     return found
 
 
-def ids(content: Any, path: Path) -> list[str]:
+def ids(content: Any, path: Path) -> Texts:
     """A list of ids. Raises UserError."""
     if isinstance(content, list) and all(isinstance(row_id, str) for row_id in content):
-        return content
+        return Texts.of(content)
     raise UserError(f"{path}: not a list of ids; select again")
 
 

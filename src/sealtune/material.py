@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from sealtune.data.encode import Part, encode, encode_batches
 from sealtune.data.readers import UnusableRow
 from sealtune.data.row_store import Rows
 from sealtune.data.template import ensure_chat_template
+from sealtune.data.unused import Unused
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models import fingerprint, load_tokenizer, tokenizer_fingerprint
 from sealtune.records import Drop, Encoded, IntArray, Labels, UserError
@@ -64,7 +65,7 @@ class Material:
         return Material(self.config.ranking, cache, parent=self)
 
     @cached_property
-    def candidates(self) -> tuple[Encoded, list[Drop]]:
+    def candidates(self) -> tuple[Encoded, Collection[Drop]]:
         """The candidates as tokens, and all rows that cannot be used by this model or the one that ranks."""
         encoded, drops = self.encoded
         if self.for_ranking is self:
@@ -73,11 +74,11 @@ class Material:
         both = encoded.among(usable.ids)
         if len(both) == 0:
             raise UserError(
-                "no row is usable by both the model and rank.model_name_or_path; first: " + faults[0].detail
+                "no row is usable by both the model and rank.model_name_or_path; first: " + next(iter(faults)).detail
             )
         known = {drop.id for drop in drops}
         more = [replace(d, detail=f"for the model that ranks: {d.detail}") for d in faults if d.id not in known]
-        return both, drops + more
+        return both, Unused(drops, more)
 
     @cached_property
     def ranked(self) -> Encoded:
@@ -85,10 +86,10 @@ class Material:
         return self.for_ranking.encoded[0].among(self.candidates[0].ids)
 
     @cached_property
-    def encoded(self) -> tuple[Encoded, list[Drop]]:
+    def encoded(self) -> tuple[Encoded, Collection[Drop]]:
         """The candidates as tokens of this model alone, and the rows that it cannot use."""
         encoded, drops = self.encode(self.rows, "candidates")
-        return encoded, [*self.rows.drops, *drops]
+        return encoded, Unused(self.rows.drops, drops)
 
     @cached_property
     def safe_rows(self) -> Rows:
@@ -98,10 +99,10 @@ class Material:
         return self._load("safe", _required("safe_datasets", self.config.safe_datasets))
 
     @cached_property
-    def safe(self) -> tuple[Encoded, list[Drop]]:
+    def safe(self) -> tuple[Encoded, Collection[Drop]]:
         """The safe set as tokens, and its rows that cannot be used."""
         encoded, drops = self.encode(self.safe_rows, "safe")
-        return encoded, [*self.safe_rows.drops, *drops]
+        return encoded, Unused(self.safe_rows.drops, drops)
 
     @cached_property
     def mixed(self) -> Rows:
@@ -116,11 +117,11 @@ class Material:
         return fit(found, self.tokenizer, settings.max_prompt_length, settings.max_new_tokens) if found.asked else found
 
     @cached_property
-    def held_out(self) -> tuple[Encoded, list[Drop]]:
+    def held_out(self) -> tuple[Encoded, Collection[Drop]]:
         """Rows of the task that nothing was trained on."""
         return self.encode(load(self.config.evaluate.held_out_datasets))
 
-    def encode(self, rows: Rows, name: str | None = None) -> tuple[Encoded, list[Drop]]:
+    def encode(self, rows: Rows, name: str | None = None) -> tuple[Encoded, Collection[Drop]]:
         """Rows as tokens under the run's tokenizer and ``max_length``; kept under ``name`` where there is a cache.
 
         Raises:
@@ -133,9 +134,9 @@ class Material:
             found = self.cache.get(name, about, rows, lambda: self._tokenise(rows, name))
         encoded, drops = found or encode(rows.samples, self.tokenizer, length, too_long)
         if len(encoded) == 0:
-            reasons = sorted({drop.reason for drop in drops})
+            reasons, first = sorted({drop.reason for drop in drops}), next(iter(drops))
             raise UserError(
-                f"no usable row is left of {len(rows.samples)} ({', '.join(reasons)}); first: {drops[0].detail}; "
+                f"no usable row is left of {len(rows.samples)} ({', '.join(reasons)}); first: {first.detail}; "
                 f"look at them with `sealtune inspect`, or raise max_length={self.config.max_length}"
             )
         return encoded, drops
@@ -158,8 +159,11 @@ class Material:
         about = None if any(found["sha256"] is None for found in prints) else json.dumps(prints, default=str)
         with track(f"{name}: rows") as advance:
 
-            def tell(rows: int, total: int) -> None:
-                advance(rows, total + 1, TELL_EVERY)  # all that is left to do then is to name them
+            def tell(rows: int, total: int | None) -> None:
+                if total is None:
+                    advance(rows, None, note="counted")
+                else:
+                    advance(rows, total + 1, TELL_EVERY)  # all that is left to do then is to name them
 
             return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, tell))
 

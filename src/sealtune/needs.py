@@ -43,6 +43,8 @@ GPUS = {
     "H200": Gpu("H200", 989e12, 141e9, 4.8e12, 450e9),
 }
 """With the SXM socket; the link is NVLink's, one way."""
+TOKEN, STORED_ROW = 5, 70
+"""Bytes on disk of a token (its number, and whether it is learned) and of what is kept beside the text of a row."""
 READING = 0.6
 """Assumed share of the memory's bandwidth while answers are generated."""
 ROWS, SAFE_ROWS, TOKENS, PROMPTS = 10_000, 10_000, 400, 500
@@ -91,7 +93,7 @@ def estimate(config: Config, rows: int | None = None, gpu: Gpu = GPUS["H100"]) -
             "tune": tune_bytes(shape, config),
             "evaluate": ask_bytes(shape, config),
         },
-        disk_bytes(shape, config),
+        disk_bytes(shape, config, amounts),
         hours(shape, config, amounts, gpu),
         (*notes, f"{assumed_speed(gpu)}; judges and fetching are not counted"),
     )
@@ -100,21 +102,31 @@ def estimate(config: Config, rows: int | None = None, gpu: Gpu = GPUS["H100"]) -
 # -- disk and time -----------------------------------------------------------------------------------------------------
 
 
-def disk_bytes(shape: Shape, config: Config) -> dict[str, float]:
-    """The model as fetched (2 bytes a weight), checkpoints (weights and moments in float32), the outcome, the rows."""
+def disk_bytes(shape: Shape, config: Config, amounts: Amounts) -> dict[str, float]:
+    """The model as fetched (2 bytes a weight), checkpoints (weights and moments in float32), the outcome, the rows: as
+    they were read, each beside its conversation, as tokens, and once more as kept and dropped.
+    """
     from sealtune.checkpoints import CHECKPOINTS_KEPT
 
     whole = config.tune.merge or not config.tune.use_peft
     resumable = config.rank.method in ("seal", "seal_released", "shared")
     ranking = players(config.rank) * trained(that_ranks(shape, config), config.rank) if resumable else 0
     learns = max(ranking, trained(shape, config.tune))  # those of the ranking are gone when the tuning begins
-    files = [Path(data.path) for data in config.datasets if Path(data.path).is_file()]
+    kept, safe = (_bytes_of(sets) for sets in (config.datasets, config.safe_datasets))
+    rows = amounts.rows + amounts.safe_rows
     return {
         "the model": 0.0 if Path(config.model_name_or_path).exists() else 2.0 * shape.parameters,
         "checkpoints": 12.0 * (CHECKPOINTS_KEPT + 1) * learns,  # a new one before an old goes
         "the tuned model": float(shape.parameters * weight_size(config) if whole else 4 * trained(shape, config.tune)),
-        "rows kept and dropped": float(sum(file.stat().st_size for file in files)),
+        "rows as read": 2.0 * (kept + safe) + STORED_ROW * rows,
+        "rows as tokens": TOKEN * amounts.tokens * rows,
+        "rows kept and dropped": kept,
     }
+
+
+def _bytes_of(sets: Sequence[DatasetConfig]) -> float:
+    """Bytes of the files that are here."""
+    return float(sum(Path(data.path).stat().st_size for data in sets if Path(data.path).is_file()))
 
 
 def hours(shape: Shape, config: Config, amounts: Amounts, gpu: Gpu) -> dict[str, float]:

@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 from sealtune.config import Config
 from sealtune.memory import Engine, rank_bytes, row_bytes, weight_size
-from sealtune.needs import Gpu
+from sealtune.needs import TOKEN, Gpu
 from sealtune.operations import Amounts, batch_size, players, rank_operations, rank_work, trained
 from sealtune.shapes import KNOWN, Shape
 
 LOSS = 8
 """Bytes of a row's loss, which is all that the selector needs of a pass."""
-TOKEN = 5
-"""Bytes of a token on disk: its number, and whether it is learned."""
 NODE, NODE_LINK, HOST, DISK = 8, 50e9, 1e12, 1e12
 """Assumed of a machine: GPUs, bytes a second from one of them to another machine, bytes of memory and of fast disk."""
 WEEK = 8 * 7 * 24

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sealtune import selection
 from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
-from sealtune.records import Drop, Labels, Rejected, Response, Scores, Verdict
+from sealtune.records import Drop, Labels, Response, Scores, Verdict
 from sealtune.report.view import ReportView
 from sealtune.telling import printable
 from sealtune.texts import Texts
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sealtune.pipeline import Run
+    from sealtune.store import RunFolder
 
 
 def collect(run: Run) -> dict[str, Any]:
     """results.json: rows, how well the ranking finds labelled rows, the evaluation table, and the cost."""
-    scores, drops = run.folder.read_scores(), read_drops(run)
+    scores = run.folder.read_scores()
     stages = run.folder.manifest()["stages"]
-    kept = Texts.of(run.folder.kept_ids()) if "select" in stages else None
-    rows = {"ranked": len(scores), "unusable": len(drops)}
+    kept = run.folder.kept_ids() if "select" in stages else None
+    rows = {"ranked": len(scores), "unusable": len(LeftOut(run.folder))}
     if kept is not None:
         rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
     cost = {name: {k: e.get(k) for k in ("seconds", "tokens", "peak_memory_bytes")} for name, e in stages.items()}
@@ -40,10 +41,23 @@ def collect(run: Run) -> dict[str, Any]:
     }
 
 
-def read_drops(run: Run) -> list[Drop]:
-    """Candidates that could not be used, as the ranking wrote them down."""
-    records = (r for r in run.folder.read_jsonl("rank/drops.jsonl") if r["set"] == "candidates")
-    return [Drop(r["id"], r["source"], r["reason"], r["detail"], row={}) for r in records]
+class LeftOut(Collection[Drop]):
+    """Candidates that could not be used, as the ranking wrote them down; read anew each time, never gathered."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.count = sum(1 for _ in self)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Drop]:
+        for found in self.folder.stream_jsonl("rank/drops.jsonl"):
+            if found["set"] == "candidates":
+                yield Drop(found["id"], found["source"], found["reason"], found["detail"], row={})
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == drop for drop in self)
 
 
 def ranking_quality(
@@ -80,9 +94,8 @@ def sureness(scores: Scores, kept: Collection[str] | None) -> dict[str, Any]:
 def view(run: Run, results: dict[str, Any]) -> ReportView:
     """What the page shows of the run."""
     folder, manifest = run.folder, run.folder.manifest()
-    rejected = [r["sealtune"] for r in folder.read_jsonl("select/dropped.jsonl") if r["sealtune"]["rank"] is not None]
     scores = folder.read_scores()
-    kept = Texts.of(folder.kept_ids() if "kept" in results["rows"] else ())
+    kept = folder.kept_ids() if "kept" in results["rows"] else Texts.of(())
     return ReportView(
         title=run.config.report.title,
         config=manifest["config"],
@@ -92,8 +105,7 @@ def view(run: Run, results: dict[str, Any]) -> ReportView:
         kept=kept,
         unsure=selection.unsure(scores, kept),
         sureness=results["sureness"],
-        rejected=[Rejected(**about) for about in rejected],
-        drops=read_drops(run),
+        drops=LeftOut(folder),
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
         evaluation=results["evaluation"],

@@ -98,22 +98,25 @@ class RunFolder:
 
     def read_jsonl(self, name: str) -> list[dict[str, Any]]:
         """Rows of a JSONL file; none where the file is missing. Raises UserError that names a broken line."""
+        return list(self.stream_jsonl(name))
+
+    def stream_jsonl(self, name: str) -> Iterator[dict[str, Any]]:
+        """The same one by one: there may be more of them than memory holds."""
         path = self.path(name)
         if not path.exists():
-            return []
-        rows = []
+            return
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                rows.append(intact.parse_json(line, f"{path}, line {number}"))
-                if not isinstance(rows[-1], dict):
+                row = intact.parse_json(line, f"{path}, line {number}")
+                if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: not an object; run the stage again")
-        return rows
+                yield row
 
     def read_records(self, name: str, kind: type[Record]) -> list[Record]:
         """Rows of a JSONL file as records of one kind. Raises UserError where they are not."""
         return intact.records(kind, self.read_jsonl(name), self.path(name))
 
-    def kept_ids(self) -> list[str]:
+    def kept_ids(self) -> Texts:
         """Ids of the rows that selection kept. Raises UserError where there is no such list."""
         return intact.ids(self.read_json("select/kept_ids.json"), self.path("select/kept_ids.json"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -12,18 +12,24 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from numpy.lib import format as npy
 
 from sealtune import data
-from sealtune.data.encode import Part, drop
+from sealtune.data.encode import Part
 from sealtune.data.readers import UnusableRow
 from sealtune.data.row_store import Rows
-from sealtune.records import Drop, Encoded
+from sealtune.data.unused import Unlearnable
+from sealtune.records import Drop, Encoded, IntArray
 from sealtune.store import RunFolder
+from sealtune.texts import Texts
 
 ARRAYS = {"tokens": np.int32, "mask": np.bool_, "bounds": np.int64}
 
-Tokenised = tuple[Encoded, list[Drop]]
+FAULTS = pa.schema({"place": pa.int64(), "reason": pa.string(), "detail": pa.string()})
+"""Samples without tokens: their places among the samples, and why."""
+
+Tokenised = tuple[Encoded, Collection[Drop]]
 Made = Iterable[Sequence[Part | UnusableRow]]
 """What the tokenizer makes of the samples, in their order, some of them at a time."""
 
@@ -54,31 +60,31 @@ class TokenCache:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             if about["key"] != key:
                 return None
-            faults = [(int(i), str(reason), str(detail)) for i, reason, detail in about["drops"]]
             # "c": pages are read as they are needed, and nothing that is written goes back to the file.
             tokens, mask, bounds = (np.load(folder / f"{array}.npy", mmap_mode="c") for array in ARRAYS)
-            drops = [drop(rows.samples[i], *fault) for i, *fault in faults]
+            drops, kept = _read_faults(folder / "faults.arrow", rows)
         except Exception:  # not there, or not as this version writes it: whatever numpy makes of it, they are made anew
             return None
         if not _fit_together(tokens, mask, bounds):
             return None
         ids, sources = rows.samples.ids, rows.samples.sources
-        if faults:
-            kept = np.delete(np.arange(len(ids)), [i for i, *_ in faults])
+        if drops:
             ids, sources = ids.take(kept), sources.take(kept)
         return None if len(bounds) != len(ids) + 1 else (Encoded(ids, sources, tokens, mask, bounds), drops)
 
     def _write(self, place: str, key: str, made: Made) -> None:
         """Write the tokens as they come: they may be more than memory holds."""
-        faults: list[tuple[int, str, str]] = []
         with self.folder.whole_folder(place) as scratch, ExitStack() as files:
+            faults = files.enter_context(pa.ipc.new_file(str(scratch / "faults.arrow"), FAULTS))
             arrays = [files.enter_context(_growing(scratch / f"{name}.npy", t)) for name, t in ARRAYS.items()]
             tokens, mask, bounds = arrays
             count, end = 0, 0
             bounds(np.zeros(1, np.int64))
             for batch in made:
                 parts = [tried for tried in batch if not isinstance(tried, UnusableRow)]
-                faults += [(count + i, t.reason, t.detail) for i, t in enumerate(batch) if isinstance(t, UnusableRow)]
+                bad = [(count + i, t.reason, t.detail) for i, t in enumerate(batch) if isinstance(t, UnusableRow)]
+                if bad:
+                    faults.write_batch(pa.record_batch(list(zip(*bad, strict=True)), schema=FAULTS))
                 count += len(batch)
                 if parts:
                     tokens(np.concatenate([part[0] for part in parts]))
@@ -86,8 +92,22 @@ class TokenCache:
                     ends = end + np.cumsum([len(part[0]) for part in parts])
                     bounds(ends)
                     end = int(ends[-1])
-            about = {"key": key, "drops": faults}
-            (scratch / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            (scratch / "about.json").write_text(json.dumps({"key": key}), encoding="utf-8")
+
+
+def _read_faults(path: Path, rows: Rows) -> tuple[Unlearnable, IntArray]:
+    """The samples without tokens, and the places of those with some. Raises ValueError where they make no sense."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    table.validate(full=True)
+    places = np.asarray(table["place"], np.int64)
+    if table.schema != FAULTS or any(column.null_count for column in table.columns):
+        raise ValueError("not a table of faults")
+    mine = np.ones(len(rows.samples), np.bool_)
+    mine[places] = False  # raises IndexError
+    if (places < 0).any() or (np.diff(places) <= 0).any():
+        raise ValueError("places that do not rise")
+    reasons, details = (Texts.column(table[name]) for name in ("reason", "detail"))
+    return Unlearnable(rows.samples, places, reasons, details), np.flatnonzero(mine)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Collection, Iterator, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from sealtune.config import DatasetConfig
 from sealtune.console import say, track
 from sealtune.data.door import load
 from sealtune.data.row_store import Rows
-from sealtune.records import Drop, Scores, UserError
+from sealtune.data.unused import Unused
+from sealtune.records import Drop, Sample, Scores, UserError
 from sealtune.stages import rank
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
         )
         scores = rankers.score(job, run.folder.read_selector())
-    drops = [*rows.drops, *unusable]
+    drops = Unused(rows.drops, unusable)
     threshold = run.folder.manifest()["stages"].get("select", {}).get("threshold")
     found = _scored(run, rows, scores, drops, threshold)
     run.folder.write_scores(scores, rows.positions(scores.ids), f"{FOLDER}/scores.parquet")
@@ -65,20 +68,23 @@ def _require_same_ranker(run: Run) -> None:
 
 
 def _scored(
-    run: Run, rows: Rows, scores: Scores, drops: list[Drop], threshold: float | None
+    run: Run, rows: Rows, scores: Scores, drops: Collection[Drop], threshold: float | None
 ) -> Iterator[dict[str, Any]]:
     """Rows in their own schema and input order; our words under one key."""
     ranked = np.sort(run.folder.read_scores().score)
-    known = scores.by_id()
-    about: dict[int, tuple[Any, dict[str, Any]]] = {}
-    for sample in rows.samples:
-        if sample.id in known:
-            value = known[sample.id]
-            below = float(np.searchsorted(ranked, value) / len(ranked))
-            verdict = None if threshold is None else "keep" if value >= threshold else "drop"
-            said = {"id": sample.id, "score": value, "above_share_of_ranked_rows": below, "verdict": verdict}
-            about[sample.position] = (sample.row, said)
-    for drop in drops:
-        reason = f"{drop.reason}: {drop.detail}"
-        about[drop.position] = (drop.row, {"id": drop.id, "score": None, "verdict": None, "reason": reason})
-    return ({**row, "sealtune": said} for _, (row, said) in sorted(about.items()))
+
+    def judged(sample: Sample, value: float) -> dict[str, Any]:
+        below = float(np.searchsorted(ranked, value) / len(ranked))
+        verdict = None if threshold is None else "keep" if value >= threshold else "drop"
+        return {"id": sample.id, "score": value, "above_share_of_ranked_rows": below, "verdict": verdict}
+
+    def left_out(drop: Drop) -> dict[str, Any]:
+        return {"id": drop.id, "score": None, "verdict": None, "reason": f"{drop.reason}: {drop.detail}"}
+
+    scored = rows.samples.take(rows.samples.ids.find(scores.ids))  # both are in input order
+    found = heapq.merge(
+        ((s.position, s.row, judged(s, value)) for s, value in zip(scored, scores.score.tolist(), strict=True)),
+        ((drop.position, drop.row, left_out(drop)) for drop in drops),
+        key=itemgetter(0),
+    )
+    return ({**row, "sealtune": said} for _, row, said in found)

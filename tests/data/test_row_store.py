@@ -63,7 +63,7 @@ def test_progress_is_told(config, monkeypatch):
     monkeypatch.setattr("sealtune.data.door.TELL_EVERY", 10)
     told = []
     load([config], tell=lambda *counts: told.append(counts))
-    assert told == [(10, 23), (20, 23)]
+    assert told == [(10, None), (20, None), (10, 23), (20, 23)]  # counted, then read
 
 
 @pytest.mark.parametrize("value", ["\ud800", float("nan"), 1.5, "é\u2028", [1, {"a": None}]])

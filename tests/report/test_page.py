@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sealtune.evaluation import metrics
-from sealtune.records import Drop, Rejected, Response, Scores, Verdict
+from sealtune.records import Drop, Response, Scores, Verdict
 from sealtune.report.page import render
 from sealtune.report.text import embed_json, flatten, reveal, show_fact, show_number, show_percent
 from sealtune.report.view import ReportView
@@ -66,7 +66,6 @@ def view():
         scores=scores,
         texts={i: (f"prompt of {i}", f"response of {i}") for i in scores.ids},
         kept=frozenset(scores.ids) - dropped,
-        rejected=[Rejected(i, 40 - r, 0.0, "rank") for r, i in enumerate(sorted(dropped))],
         drops=[Drop("d", "a", "empty_response", "nothing to learn", {})],
         rank_steps=[step, step | {"step": 2, "safe_loss": 1.5, "gap": 0.1}],
         tune_steps=[{"step": 1, "loss": 2.0, "learning_rate": 1e-4}],
@@ -92,7 +91,6 @@ def hostile_view():
         scores=scores,
         texts=texts,
         kept=frozenset("z"),
-        rejected=[Rejected(ATTACK, 2, 0.0, ATTACK)],
         drops=[Drop(ATTACK, ATTACK, ATTACK, ATTACK, {})],
         evaluation=metrics.summarise([Verdict(ATTACK, ATTACK, ATTACK, "harmful", ATTACK, ATTACK, True)]),
         responses=[Response(ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, 1, False)],

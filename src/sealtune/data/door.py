@@ -17,8 +17,8 @@ from sealtune.data.row_store import Entry, Rows, RowWriter
 from sealtune.lines import json_line
 from sealtune.records import Drop, Message, UserError
 
-Tell = Callable[[int, int], None]
-"""Called now and then with the number of rows that were read, and of all."""
+Tell = Callable[[int, int | None], None]
+"""Called now and then with the number of rows that were read, and of all; None while they are counted."""
 TELL_EVERY = 10_000
 
 
@@ -29,7 +29,7 @@ def load(configs: Sequence[DatasetConfig], folder: Path | None = None, tell: Tel
         UserError: a source that cannot be read, a missing column, an unknown format, or no usable row.
     """
     # All are gone through twice, since any row may show a column that decides how every row is read.
-    surveys = [_survey(config) for config in configs]
+    surveys = [_survey(config, tell) for config in configs]
     writer, total = RowWriter(folder), sum(count for _, count in surveys)
     for config, (reader, _) in zip(configs, surveys, strict=True):
         writer.begin(config.fraction)
@@ -48,13 +48,15 @@ def no_rows() -> Rows:
     return RowWriter().finish()
 
 
-def _survey(config: DatasetConfig) -> tuple[Reader, int]:
+def _survey(config: DatasetConfig, tell: Tell) -> tuple[Reader, int]:
     """The reader of a data set's rows, and how many there are."""
     columns: set[str] = set()
     count = 0
     for _, row in _placed_rows(config):
         columns.update(row)
         count += 1
+        if count % TELL_EVERY == 0:
+            tell(count, None)
     return _choose_reader(config, columns), count
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sealtune.data.readers import UnusableRow
 from sealtune.data.template import Answer, Rendered, ensure_chat_template, find_habits, render
 from sealtune.data.tokens import Tokens, tokenize, tokenize_forged
+from sealtune.data.unused import drop
 from sealtune.records import Drop, Encoded, Message, Sample, UserError
 
 if TYPE_CHECKING:
@@ -69,11 +70,6 @@ def encode_batches(
             before = tried, tokens
         if before:
             yield _fit_batch(*before, max_length, too_long)
-
-
-def drop(sample: Sample, reason: str, detail: str) -> Drop:
-    """The sample as one that is not used."""
-    return Drop(sample.id, sample.source, reason, detail, sample.row, sample.position)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

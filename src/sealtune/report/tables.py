@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sealtune.evaluation.metrics import auroc, average_precision, recall_at_k
-from sealtune.records import FloatArray, IntArray, Labels
+from sealtune.records import Drop, FloatArray, IntArray, Labels
 from sealtune.report.text import show_number, show_percent
 from sealtune.report.view import ReportView
 from sealtune.selection import lowest_kept
@@ -78,8 +78,11 @@ def source_rows(view: ReportView) -> list[dict[str, Any]]:
 
 def drop_rows(view: ReportView) -> list[dict[str, Any]]:
     """Rows left out before ranking, per reason, the most frequent first, with one example of each."""
-    counts = Counter(drop.reason for drop in view.drops)
-    example = {drop.reason: drop for drop in reversed(view.drops)}
+    counts: Counter[str] = Counter()
+    example: dict[str, Drop] = {}
+    for drop in view.drops:
+        counts[drop.reason] += 1
+        example.setdefault(drop.reason, drop)
     return [{"reason": reason, "rows": rows, "example": example[reason]} for reason, rows in counts.most_common()]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sealtune.records import Drop, Rejected, Response, Scores, Verdict
+from sealtune.records import Drop, Response, Scores, Verdict
 
 
 def no_scores() -> Scores:
@@ -30,7 +30,6 @@ class ReportView:
         scores: the ranking.
         texts: prompt and response of each id.
         kept: ids kept. Empty before selection: then nothing is called kept or dropped.
-        rejected: rows ranked and not kept.
         unsure: ids of rows that might as well be on the other side of the threshold.
         sureness: ``reliability`` (share of the variance of the scores that is not doubt), ``rows_near_the_threshold``
             and ``estimated_unsafe`` (``share``, ``low``, ``high``, ``found``); None where the ranker does not tell.
@@ -52,10 +51,9 @@ class ReportView:
     scores: Scores = field(default_factory=no_scores)
     texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kept: Collection[str] = frozenset()
-    rejected: Sequence[Rejected] = ()
     unsure: Collection[str] = frozenset()
     sureness: Mapping[str, Any] = field(default_factory=dict)
-    drops: Sequence[Drop] = ()
+    drops: Collection[Drop] = ()
     rank_steps: Sequence[Mapping[str, Any]] = ()
     tune_steps: Sequence[Mapping[str, Any]] = ()
     evaluation: Sequence[Mapping[str, Any]] = ()
@@ -66,5 +64,5 @@ class ReportView:
 
     @property
     def selected(self) -> bool:
-        """True once rows were kept or rejected."""
-        return bool(self.kept or self.rejected)
+        """True once rows were selected: at least one was kept."""
+        return len(self.kept) > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sealtune import processes
@@ -71,6 +71,6 @@ def _rank(run: Run, inputs: Mapping[str, Any], candidates: Encoded, safe: Encode
     return scores, recorder.records
 
 
-def _count(encoded: Encoded, drops: list[Drop]) -> str:
+def _count(encoded: Encoded, drops: Collection[Drop]) -> str:
     unusable = f", {len(drops):,} unusable" if drops else ""
     return f"{len(encoded):,} rows, {int(encoded.lengths.sum()):,} tokens{unusable}"

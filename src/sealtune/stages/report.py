@@ -25,12 +25,12 @@ def inputs(run: Run) -> dict[str, Any]:
 def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     """Write results.json and report.html from what is there."""
     from sealtune.report.page import render
-    from sealtune.results import collect, read_drops, view
+    from sealtune.results import LeftOut, collect, view
     from sealtune.selection import require_same_ids
 
     scores = run.folder.read_scores()
     ids = run.material.rows.samples.ids
-    usable = ids.take(np.flatnonzero(~ids.among(drop.id for drop in read_drops(run))))
+    usable = ids.take(np.flatnonzero(~ids.among(drop.id for drop in LeftOut(run.folder))))
     require_same_ids(scores, usable, str(run.folder.path("rank/scores.parquet")))
     results = collect(run)
     run.folder.write_json("results.json", results)

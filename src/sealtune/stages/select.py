@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -53,16 +53,15 @@ def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
 
 
-def _dropped_rows(run: Run, selection: Selection, drops: list[Drop]) -> Iterator[dict[str, Any]]:
+def _dropped_rows(run: Run, selection: Selection, drops: Collection[Drop]) -> Iterator[dict[str, Any]]:
     """Rows rejected by rank and rows that could not be used, in input order; our words under one key."""
     samples, rejected = run.material.rows.samples, selection.rejected
     places = samples.ids.find(row.id for row in rejected)
     order = np.argsort(places)
     ranked = zip(samples.take(places[order]), (dataclasses.asdict(rejected[i]) for i in order), strict=True)
-    unusable = sorted(drops, key=lambda drop: drop.position)
     rows = heapq.merge(
         ((sample.position, sample.row, about) for sample, about in ranked),
-        ((drop.position, drop.row, _about(drop)) for drop in unusable),
+        ((drop.position, drop.row, _about(drop)) for drop in drops),
         key=itemgetter(0),
     )
     return ({**row, "sealtune": about} for _, row, about in rows)
