@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import crew
 from conftest import made_rows, write_jsonl
@@ -190,6 +192,60 @@ def test_the_whole_pipeline_in_two_processes(rows):
         timeout=100,
     )
     assert again.stderr.count("finished before from the same inputs; skipped") == 5
+
+
+@pytest.fixture
+def selected(rows):
+    """Copies of a run that is ranked and selected, and what tunes one of them in two processes."""
+    words = [str(rows / "config.yaml"), "rank.method=random"]
+    for verb in ("rank", "select"):
+        done = [sys.executable, "-m", "sealtune", verb, *words, f"output_dir={rows / 'out'}"]
+        subprocess.run(done, env=environment(), check=True, capture_output=True, timeout=100)
+    words += ["tune.learning_rate=0.02", "tune.num_train_epochs=2", "tune.save_steps=3"]
+
+    def tune(name, variables, *settings):
+        shutil.copytree(rows / "out", rows / name, dirs_exist_ok=True)
+        return torchrun("-m", "sealtune", "tune", *words, f"output_dir={rows / name}", *settings, variables=variables)
+
+    return tune
+
+
+def tuned(folder):
+    log = [json.loads(line) for line in (folder / "tune/log.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in log], load_file(*(folder / "tune").glob("*model.safetensors"))
+
+
+@pytest.mark.parametrize("settings", [[], ["tune.gradient_checkpointing=true", "tune.gradient_accumulation_steps=2"]])
+def test_an_adapter_is_tuned_alike_on_a_sharded_base(selected, rows, settings):
+    for name, variables in (("ddp", {}), ("fsdp", FSDP)):
+        output, _ = (process := selected(name, variables, *settings)).communicate(timeout=200)
+        assert process.returncode == 0, output
+    (losses, weights), (same, others) = (tuned(rows / name) for name in ("ddp", "fsdp"))
+    assert losses[-1] < losses[0] - 0.02
+    np.testing.assert_allclose(losses, same, rtol=1e-4)
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weight, others[name], atol=1e-4, err_msg=name)
+
+
+def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_folder):
+    process = selected("stopped", FSDP)
+    wait_for("tuning/checkpoint-*", rows / "stopped", process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
+    for name, settings in (("stopped", ["resume_from_checkpoint=true"]), ("whole", []), ("merged", ["tune.merge=true"])):
+        output, _ = (process := selected(name, FSDP, *settings)).communicate(timeout=200)
+        assert process.returncode == 0, output
+    (losses, weights), (same, others) = (tuned(rows / name) for name in ("stopped", "whole"))
+    np.testing.assert_allclose(losses, same, rtol=1e-5)
+    for name, weight in weights.items():
+        np.testing.assert_allclose(weight, others[name], atol=1e-5, err_msg=name)
+    _, merged = tuned(rows / "merged")
+    assert all(weight.isfinite().all() and weight.numel() for weight in merged.values())
+    base = load_file(tiny_folder / "model.safetensors")
+    changed = {name for name, weight in merged.items() if not weight.equal(base[name])}
+    assert changed and all("q_proj" in name or "v_proj" in name for name in changed)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")

@@ -217,10 +217,22 @@ def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[st
     if hasattr(model.get_output_embeddings(), "base_layer"):
         raise UserError("lora_target_modules: the output layer cannot be among them; name layers of the blocks")
     if processes.shards_base():
-        adapters = [p for name, p in adapted.named_parameters() if ".lora_" in name]
-        processes.shard(model, _blocks(model), adapters)
+        _shard(model)
     language_model = LanguageModel(model)
     return {name: _lora_player(adapted, name, language_model, settings) for name in (first, *others)}
+
+
+def sharded_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int) -> Any:
+    """A PeftModel: one adapter, whole in each process, on a base that is spread over all of them."""
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        adapted = get_peft_model(model, lora_config(settings))
+    except ValueError as error:
+        raise UserError(f"lora_target_modules: {error}") from None
+    _shard(model)
+    return adapted
 
 
 def full_players(
@@ -245,6 +257,12 @@ def output_head(model: PreTrainedModel) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
     return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def _shard(model: PreTrainedModel) -> None:
+    """Spread the blocks of a model with adapters; the adapters stay whole."""
+    adapters = [p for name, p in model.named_parameters() if ".lora_" in name]
+    processes.shard(model, _blocks(model), adapters)
 
 
 def _some_are_bad(fine: Tensor) -> bool:

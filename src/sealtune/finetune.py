@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sealtune import processes
-from sealtune.adapters import lora_config
+from sealtune.adapters import lora_config, sharded_adapter
 from sealtune.config import Config, TuneConfig
 from sealtune.models import compute_dtype, load_model, public_name
 from sealtune.records import Encoded, RunError, UserError
@@ -54,7 +55,13 @@ def train(
 
     settings = config.tune
     collator = _RememberingCollator(tokenizer, rows, settings)
-    with tempfile.TemporaryDirectory() as scratch:  # the trainer wants a folder; nothing of ours is left in it
+    spread = settings.use_peft and processes.shards_adapters_base()
+    if spread:
+        model = sharded_adapter(model, settings, config.seed)
+    with (
+        tempfile.TemporaryDirectory() as scratch,  # the trainer wants a folder; nothing of ours is left in it
+        processes.spread_already() if spread else nullcontext(),
+    ):
         try:
             arguments = _arguments(config, scratch, len(rows))
             trainer = (trainer_class or ResponseTrainer)(
@@ -63,24 +70,29 @@ def train(
                 train_dataset=as_data_set(rows),
                 processing_class=tokenizer,
                 data_collator=collator,
-                peft_config=lora_config(settings) if settings.use_peft else None,
+                peft_config=lora_config(settings) if settings.use_peft and not spread else None,
                 callbacks=[_reporter(advance, collator)],
             )
         except (ValueError, ImportError, RuntimeError) as error:
             raise UserError(f"tune: {' '.join(str(error).split())}") from None
         trainer.remove_callback(PrinterCallback)  # our own progress says it
+        if spread:  # what is spread is not alike in the processes, and not to be made so
+            trainer.model._ddp_params_and_buffers_to_ignore = processes.sharded_names(trainer.model)
         if safeguard is None:
             trainer.train()
         else:
             trainer.train_guarded(safeguard, resume)
-    _gather(trainer)
+    if not spread:
+        _gather(trainer)
+    elif settings.merge:
+        processes.make_whole(trainer.model)
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
     return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
 
 
 def _gather(trainer: SFTTrainer) -> None:
-    """Weights that the trainer has spread over the processes (FSDP, ZeRO-3) are made whole in the first one."""
+    """Weights that the trainer has spread (FSDP of whole models, ZeRO-3) are made whole in the first process."""
     if not processes.shards_base():
         return
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)

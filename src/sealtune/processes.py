@@ -173,6 +173,22 @@ def shards_base() -> bool:
     return count() > 1 and (fsdp or (zero and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"))
 
 
+def shards_adapters_base() -> bool:
+    """Whether the base under an adapter is spread by torch: for FSDP it is, while DeepSpeed does it in its own way."""
+    return shards_base() and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+@contextmanager
+def spread_already() -> Iterator[None]:
+    """Within it accelerate is not asked to shard: it sees processes that share the data alone."""
+    name = "ACCELERATE_USE_FSDP"
+    asked = os.environ.pop(name)
+    try:
+        yield
+    finally:
+        os.environ[name] = asked
+
+
 def shard(model: PreTrainedModel, blocks: Iterable[nn.Module], adapters: Sequence[nn.Parameter]) -> None:
     """Spread the frozen weights of the blocks over the processes; a block is whole only while it computes.
 
@@ -199,6 +215,25 @@ def shard(model: PreTrainedModel, blocks: Iterable[nn.Module], adapters: Sequenc
         model.to_empty(device=device)
         model.tie_weights()
     _hand_out(model, loaded)
+
+
+def sharded_names(model: nn.Module) -> list[str]:
+    """Parameters of which this process holds a part."""
+    from torch.distributed.tensor import DTensor
+
+    return [name for name, p in model.named_parameters() if isinstance(p, DTensor)]
+
+
+def make_whole(model: nn.Module) -> None:
+    """Give the first process the whole of every parameter, in its memory; the others keep their parts."""
+    weights = dict(model.named_parameters())
+    found: dict[str, Tensor] = {}
+    for name in sharded_names(model):
+        whole = weights[name].full_tensor()  # type: ignore[attr-defined]
+        if is_first():
+            found[name] = whole.cpu()
+    if is_first():
+        model.load_state_dict(found, assign=True, strict=False)
 
 
 def _hand_out(model: PreTrainedModel, loaded: Mapping[str, Tensor]) -> None:

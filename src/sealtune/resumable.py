@@ -38,7 +38,7 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         self.safeguard, self.resumed = safeguard, resume
         self.add_callback(_Moments(self))
         if self._is_spread:
-            say("tune: FSDP and DeepSpeed keep the optimizer in parts, so no checkpoints are saved")
+            say("tune: DeepSpeed, and FSDP of whole models, keep the optimizer in parts, so no checkpoints are saved")
         if resume is None:
             self.train()
             return
