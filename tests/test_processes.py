@@ -234,7 +234,11 @@ def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_f
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
-    for name, settings in (("stopped", ["resume_from_checkpoint=true"]), ("whole", []), ("merged", ["tune.merge=true"])):
+    for name, settings in (
+        ("stopped", ["resume_from_checkpoint=true"]),
+        ("whole", []),
+        ("merged", ["tune.merge=true"]),
+    ):
         output, _ = (process := selected(name, FSDP, *settings)).communicate(timeout=200)
         assert process.returncode == 0, output
     (losses, weights), (same, others) = (tuned(rows / name) for name in ("stopped", "whole"))
