@@ -84,11 +84,10 @@ def train(
             trainer.train_guarded(safeguard, resume)
     if not spread:
         _gather(trainer)
-    elif settings.merge:
-        processes.make_whole(trainer.model)
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
-    return trainer.model, [record for record in trainer.state.log_history if "loss" in record]
+    model = _on_whole_base(trainer.model, config) if spread and settings.merge else trainer.model
+    return model, [record for record in trainer.state.log_history if "loss" in record]
 
 
 def _gather(trainer: SFTTrainer) -> None:
@@ -98,6 +97,17 @@ def _gather(trainer: SFTTrainer) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if processes.is_first():
         trainer.model.load_state_dict(weights, assign=True, strict=False)
+
+
+def _on_whole_base(adapted: PreTrainedModel, config: Config) -> PreTrainedModel:
+    """The adapter on the untouched base, read once more in the first process, so that the two can be merged."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    if not processes.is_first():
+        return adapted
+    whole = get_peft_model(load_model(config), lora_config(config.tune))
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(adapted))
+    return whole
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, folder: Path) -> None:

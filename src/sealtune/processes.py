@@ -224,18 +224,6 @@ def sharded_names(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if isinstance(p, DTensor)]
 
 
-def make_whole(model: nn.Module) -> None:
-    """Give the first process the whole of every parameter, in its memory; the others keep their parts."""
-    weights = dict(model.named_parameters())
-    found: dict[str, Tensor] = {}
-    for name in sharded_names(model):
-        whole = weights[name].full_tensor()  # type: ignore[attr-defined]
-        if is_first():
-            found[name] = whole.cpu()
-    if is_first():
-        model.load_state_dict(found, assign=True, strict=False)
-
-
 def _hand_out(model: PreTrainedModel, loaded: Mapping[str, Tensor]) -> None:
     """Fill all parameters and buffers with what the first process has loaded, each process its part."""
     import torch
