@@ -229,7 +229,7 @@ def quality(score: np.ndarray, rows: list[dict]) -> dict[str, float | None]:
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     """Tokens that pass forward and backward through a language model within the block, padding not counted."""
-    from sealtune.adapters import LanguageModel
+    from sealtune.language_model import LanguageModel
 
     tokens = {"forward": 0, "backward": 0}
     original = LanguageModel.__init__

@@ -4,8 +4,8 @@
   algorithm_2  a ranking step without theta_hat, candidates' backward pass included (gamma > 0)
   algorithm_1  a ranking step with theta_hat
   released     a ranking step with the semantics of the released code (released.py)
-  fused        algorithm_2 with the candidates and the safe rows in one pass; not what the tool does
-  compiled     algorithm_2 with the model's body under torch.compile; not what the tool does
+  fused        algorithm_2 with the candidates and the safe rows in one pass; not a setting of the tool
+  compiled     algorithm_2 with rank.torch_compile
 
 Every token that passes through the model in a step counts once a pass: for sft the rows of the batch; for algorithm_1
 the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not count.
@@ -99,7 +99,7 @@ def sft(meter, model, tokenizer, candidates, safe, config, count) -> None:
 def ranking(meter, model, tokenizer, candidates, safe, config, count, change=lambda ranking: None) -> None:
     """Steps of the ranking loop, after ``change`` to it."""
     from sealtune import rankers
-    from sealtune.adapters import LanguageModel
+    from sealtune.language_model import LanguageModel
     from sealtune.players import PLAYERS, make_players
     from sealtune.rankers.seal import make_selector
     from sealtune.train import Ranking
@@ -113,12 +113,9 @@ def ranking(meter, model, tokenizer, candidates, safe, config, count, change=lam
         meter.end_step(record.tokens)
 
 
-def compiled(*args) -> None:
-    def change(loop) -> None:
-        halves = loop.players["theta"].model
-        halves.body = torch.compile(halves.body, dynamic=True)  # every batch has another length
-
-    ranking(*args, change)
+def compiled(meter, model, tokenizer, candidates, safe, config, count) -> None:
+    config = config.model_copy(update={"rank": config.rank.model_copy(update={"torch_compile": True})})
+    ranking(meter, model, tokenizer, candidates, safe, config, count)
 
 
 def fused(*args) -> None:

@@ -1,9 +1,14 @@
+import shutil
+
 import pytest
 import torch
 
-from sealtune.adapters import data_set_losses, full_players, lora_players
-from sealtune.config import RankConfig
+from sealtune import rankers
+from sealtune.adapters import full_players, lora_players
+from sealtune.config import RankConfig, build_config
 from sealtune.data.batches import Batches
+from sealtune.language_model import data_set_losses
+from sealtune.players import make_players
 from sealtune.records import UserError
 from tiny import random_rows, tiny_model
 
@@ -47,6 +52,35 @@ def test_each_adapter_moves_only_itself(mover, other, gradient_checkpointing):
     assert same(before_base, base_parameters(model))
     assert same(before_other, both[other].parameters)
     assert not any(torch.equal(x, y) for x, y in zip(before_mover, both[mover].parameters, strict=True))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler on a CPU")
+def test_a_compiled_model_learns_the_same():
+    found = []
+    for compiled in (False, True):
+        job = rankers.Job(random_rows(6), random_rows(3), compiling(compiled), lambda full: tiny_model())
+        theta = make_players(job, ["theta"])["theta"]
+        losses = []
+        for size in (6, 4):  # another length, too
+            losses.append(theta.learn(batch(size=size), torch.linspace(0.1, 2, size)))
+            theta.descend()
+        found.append((losses, snapshot(theta.parameters), theta.model.look(next(batch().split(6)))))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def compiling(compiled):
+    rank = {"learning_rate": 0.01, "per_device_train_batch_size": 6, "torch_compile": compiled}
+    return build_config({"model_name_or_path": "m", "dtype": "float32", "rank": rank})
+
+
+def test_nothing_is_compiled_where_nothing_can_be(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no compiler\nfound")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    job = rankers.Job(random_rows(6), random_rows(3), compiling(True), lambda full: tiny_model())
+    with pytest.raises(UserError, match=r"rank.torch_compile: nothing can be compiled on this machine \(no compiler f"):
+        make_players(job, ["theta"])
 
 
 def test_adapters_start_equal_and_their_losses_part():

@@ -18,7 +18,10 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
         ["losses", "selector", "bilevel", "scorer", "regression", "contamination"],
         ["transformers", "peft", "pathlib", "sealtune.config", "sealtune.store", "sealtune.data"],
     ),
-    "material": (["data", "adapters", "models"], ["sealtune.store", "sealtune.train", "sealtune.pipeline"]),
+    "material": (
+        ["data", "adapters", "language_model", "models"],
+        ["sealtune.store", "sealtune.train", "sealtune.pipeline"],
+    ),
     "verbs": (
         [
             "train",

@@ -319,15 +319,15 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(project, monkeypatch, method
 
 
 def test_too_many_nan_losses_stop_the_ranking(project, monkeypatch):
-    from sealtune import adapters
+    from sealtune import language_model
 
-    original, calls = adapters.LanguageModel.losses, []
+    original, calls = language_model.LanguageModel.losses, []
 
     def losses(self, tokens, mask):
         calls.append(1)
         return original(self, tokens, mask) * (float("nan") if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(adapters.LanguageModel, "losses", losses)
+    monkeypatch.setattr(language_model.LanguageModel, "losses", losses)
     with pytest.raises(RunError, match=r"the loss of \d+ of 20 rows is not finite \(1-\d+"):
         run(project, "rank")
     assert not Path("out/rank/scores.parquet").exists()

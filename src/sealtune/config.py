@@ -86,6 +86,9 @@ class RankConfig(LoraBlock):
     shard_selector: bool = Field(
         False, description="seal, several processes: each keeps the logits of its share of the rows (past 1e8 rows)"
     )
+    torch_compile: bool = Field(
+        False, description="compile the model that ranks: some minutes once, then faster steps; not with a sharded base"
+    )
     max_not_finite: float = Field(
         0.01, ge=0, le=0.5, description="share of rows whose loss may be NaN or infinite; they are ranked last"
     )

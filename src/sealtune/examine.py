@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sealtune.adapters import data_set_losses
 from sealtune.config import EvaluateConfig
 from sealtune.data.encode import encode_prompt
 from sealtune.evaluation.generate import generate
 from sealtune.evaluation.metrics import mean_interval
+from sealtune.language_model import data_set_losses
 from sealtune.records import Encoded, Prompt, Response, RunError
 
 if TYPE_CHECKING:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from sealtune import processes
 from sealtune.adapters import Player, full_players, lora_players
 from sealtune.data.batches import Batches
 from sealtune.models import compute_dtype
+from sealtune.records import UserError
 from sealtune.train import Faults, Progress, batch_size, finite_mean
 
 if TYPE_CHECKING:
@@ -22,9 +24,17 @@ PLAYERS = {1: ("theta", "theta_hat"), 2: ("theta",)}
 
 def make_players(job: Job, names: Sequence[str]) -> dict[str, Player]:
     """Players of these names on the job's model: adapters, or whole models where ``rank.use_peft`` is false."""
-    if job.config.rank.use_peft:
-        return lora_players(job.load_model(False), job.config.rank, names, job.config.seed)
-    return full_players(job.load_model(True), job.config.rank, names, compute_dtype(job.config))
+    settings = job.config.rank
+    if settings.use_peft:
+        players = lora_players(job.load_model(False), settings, names, job.config.seed)
+    else:
+        players = full_players(job.load_model(True), settings, names, compute_dtype(job.config))
+    if settings.torch_compile:
+        if processes.shards_base():
+            raise UserError("rank.torch_compile: not with a sharded base; set it to false")
+        for model in {id(player.model): player.model for player in players.values()}.values():
+            model.compile()
+    return players
 
 
 def safe_batches(job: Job) -> Batches:

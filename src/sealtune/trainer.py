@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sealtune.adapters import LanguageModel
+from sealtune.language_model import LanguageModel
 from sealtune.losses import token_losses
 from sealtune.records import UserError
 from sealtune.resumable import ResumableTrainer

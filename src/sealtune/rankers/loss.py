@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from sealtune import processes
-from sealtune.adapters import data_set_losses
 from sealtune.data.batches import Batch
+from sealtune.language_model import data_set_losses
 from sealtune.rankers import Job
 from sealtune.records import Scores
 from sealtune.train import Faults, Progress, finite_mean
