@@ -1,8 +1,8 @@
 """Tokens per second of answering prompts, beside transformers' own ``generate`` at the same batch.
 
 Plain: prompts in the order in which they come, padded on the left. Ours: longest first, so that neighbours in length
-share a batch. Both greedy, both stop a batch when all its answers have ended. Tokens are those of the answers, up to
-their ends. Rounds are interleaved, medians compared.
+share a batch. Static: ours with a cache of fixed size. All are greedy and stop a batch when all its answers have ended.
+Tokens are those of the answers, up to their ends. Rounds are interleaved, medians compared.
 
     python benchmarks/generation.py --output benchmarks/results/generation.json
 """
@@ -56,6 +56,7 @@ def measure(args: argparse.Namespace) -> dict:
     answers = {
         "plain": lambda: in_order(model, tokenizer, prompts, **size),
         "ours": lambda: [count for _, count, _ in generate(model, prompts, tokenizer=tokenizer, **size)],
+        "static": lambda: in_static_cache(model, prompts, tokenizer=tokenizer, **size),
     }
     speeds: dict[str, list[float]] = {name: [] for name in answers}
     for number in range(args.rounds):
@@ -73,6 +74,17 @@ def measure(args: argparse.Namespace) -> dict:
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def in_static_cache(model, prompts, **settings) -> list[int]:
+    """Tokens of each answer with keys and values in memory that is laid out once a batch."""
+    from sealtune.evaluation.generate import generate
+
+    model.generation_config.cache_implementation = "static"
+    try:
+        return [count for _, count, _ in generate(model, prompts, **settings)]
+    finally:
+        model.generation_config.cache_implementation = None
 
 
 def in_order(model, tokenizer, prompts, *, max_new_tokens: int, batch_size: int) -> list[int]:
