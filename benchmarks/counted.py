@@ -21,9 +21,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sealtune import adapters, language_model
 from sealtune.config import Config
 from sealtune.data.batches import Batch
+from sealtune.encoded import Encoded
 from sealtune.losses import token_losses
 from sealtune.operations import ANSWERS
-from sealtune.records import Encoded
 from sealtune.shapes import Shape
 
 

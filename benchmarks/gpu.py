@@ -129,7 +129,7 @@ def random_rows(args: argparse.Namespace, vocabulary: int, seed: int):
     """Rows of random tokens; the second half of each is learned."""
     import numpy as np
 
-    from sealtune.records import Encoded
+    from sealtune.encoded import Encoded
 
     random = np.random.default_rng(seed)
     lengths = np.clip(random.lognormal(np.log(args.median_length), 0.7, args.rows), 8, args.max_length).astype(int)

@@ -12,7 +12,7 @@ from torch import nn
 from sealtune.adapters import lora_config
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batch, Padded
-from sealtune.records import Encoded
+from sealtune.encoded import Encoded
 
 
 class Released:

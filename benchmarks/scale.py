@@ -125,7 +125,7 @@ def mapped_rows(path: Path, n: int):
     """n rows of random tokens in a file; the second half of each is learned."""
     import numpy as np
 
-    from sealtune.records import Encoded
+    from sealtune.encoded import Encoded
 
     random = np.random.default_rng(n)
     shape, block = (n * TOKENS,), 10**5 * TOKENS

@@ -22,11 +22,11 @@ from sealtune import models, rankers
 from sealtune.adapters import lora_players
 from sealtune.config import Config, build_config
 from sealtune.data.batches import Batches
+from sealtune.encoded import Encoded
 from sealtune.environment import git_revision, machine, versions
 from sealtune.evaluation import metrics
 from sealtune.language_model import data_set_losses
 from sealtune.material import Material
-from sealtune.records import Encoded
 
 KEPT = 0.8
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sealtune.cli import load_config
+from sealtune.command_line import load_config
 from sealtune.config import Config, apply_overrides, build_config, read_yaml
 from sealtune.records import UserError
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sealtune import telling
-from sealtune.cli import app, load_config
+from sealtune.cli import app
+from sealtune.command_line import load_config
 from sealtune.config import DatasetConfig, build_config, read_yaml
 from sealtune.data import expansion
 from sealtune.data.door import load

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sealtune.checkpoints import Checkpoint, Checkpoints
-from sealtune.cli import load_config
+from sealtune.command_line import load_config
 from sealtune.config import build_config
 from sealtune.evaluation.asking import ask, key_of
 from sealtune.evaluation.questions import Question, Reply

@@ -17,7 +17,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from sealtune.cli import load_config
+from sealtune.command_line import load_config
 from sealtune.config import build_config
 from sealtune.evaluation.prompts import load_prompts
 from sealtune.pipeline import Run

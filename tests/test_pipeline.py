@@ -106,7 +106,7 @@ def test_a_stage_is_skipped_until_something_it_depends_on_changes(finished, caps
 
 
 def test_a_later_stage_needs_only_the_folder(finished):
-    from sealtune.cli import load_config
+    from sealtune.command_line import load_config
 
     config = load_config([], out="out", keep=0.5)
     Run(config).stage("select")

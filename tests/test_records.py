@@ -3,7 +3,7 @@
 import numpy as np
 
 from sealtune.data.ngrams import hashed_ngrams
-from sealtune.records import Encoded
+from sealtune.encoded import Encoded
 from tiny import random_rows
 
 

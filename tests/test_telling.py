@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sealtune import comparison, console, results
-from sealtune.cli import one_line_errors
 from sealtune.config import build_config
+from sealtune.failing import one_line_errors
 from sealtune.records import RunError, UserError
 from sealtune.telling import LONGEST_LINE, hide_secrets, one_line
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sealtune.records import Encoded
+from sealtune.encoded import Encoded
 
 VOCABULARY = 300
 

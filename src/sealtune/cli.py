@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
-import time
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sealtune import processes
+from sealtune.command_line import load_config
+from sealtune.failing import one_line_errors
 
 if TYPE_CHECKING:
     from sealtune.config import Config
@@ -47,9 +45,6 @@ Accelerate = Annotated[
 ]
 Processes = Annotated[int | None, typer.Option("--num_processes", min=1, help="How many processes, if not one a GPU.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again though nothing changed.")]
-
-PRECEDENCE = 5.0
-"""Seconds that other processes wait before they tell of an error: most often the first tells it, which ends them."""
 
 HELP = {
     "rank": "Score every row: low scores are rows that a model which stays safe cannot fit.",
@@ -242,79 +237,6 @@ def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
     return Run(load_config(words or [], config, **flags))
 
 
-def load_config(words: list[str], file: Path | None = None, *, asks: bool = False, **flags: Any) -> Config:
-    """The config of a command line. Without a file or a model it is that of the run folder's manifest.
-
-    Args:
-        words: a YAML file and ``key=value``, in any order.
-        file: the YAML file, if it is not among the words.
-        asks: whether servers will be asked, so that keys may be sent.
-        flags: short flags and their values.
-
-    Raises:
-        UserError: words that are neither a YAML file nor key=value, or a config that is not valid.
-    """
-    from sealtune.config import apply_overrides, build_config, read_yaml
-    from sealtune.records import UserError
-    from sealtune.store import RunFolder
-
-    overrides = [word for word in words if "=" in word] + list(_as_overrides(flags))
-    files = [Path(word) for word in words if "=" not in word] + ([file] if file else [])
-    if len(files) > 1 or any(f.suffix not in (".yaml", ".yml") for f in files):
-        raise UserError(f"{' '.join(map(str, files))}: give one config.yaml, and settings as key=value")
-    if files:
-        values, where = read_yaml(files[0]), str(files[0])
-    else:
-        given = apply_overrides({}, overrides)
-        folder = RunFolder(str(given.get("output_dir") or ""))
-        values = {} if "model_name_or_path" in given else dict(folder.manifest().get("config", {}))
-        where = "command line" if not values else str(folder.path("manifest.json"))
-        _require_trust(values, given, where, asks=asks)
-        if not values and "model_name_or_path" not in given:
-            raise UserError("no config: give a config.yaml, or --model --data --safe --out, or --out of an earlier run")
-    return build_config(apply_overrides(values, overrides), where)
-
-
-def _require_trust(values: Mapping[str, Any], given: Mapping[str, Any], where: str, *, asks: bool) -> None:
-    """Raise UserError where a run folder, which may come from others, wants what only its user may ask for."""
-    from sealtune.records import UserError
-
-    if values.get("trust_remote_code") and "trust_remote_code" not in given:
-        raise UserError(
-            f"{where}: wants to run code that comes with the model; say trust_remote_code=true where you trust it, "
-            "else trust_remote_code=false"
-        )
-    evaluate = values.get("evaluate")
-    if not asks or not isinstance(evaluate, dict) or "evaluate" in given:
-        return
-    judges, served = evaluate.get("judges"), evaluate.get("served")
-    servers = [*(judges if isinstance(judges, list) else []), *(served.values() if isinstance(served, dict) else [])]
-    for server in servers:
-        if isinstance(server, dict) and server.get("api_key_env"):
-            raise UserError(
-                f"{where}: wants to send the key in {server['api_key_env']} to {server.get('base_url')}; give the "
-                "config.yaml that says so, or the setting of evaluate as key=value, where you trust it"
-            )
-
-
-def _as_overrides(flags: dict[str, Any]) -> Iterator[str]:
-    """Short flags as the settings they stand for."""
-    import json
-
-    keys = {
-        "model": "model_name_or_path",
-        "data": "datasets",
-        "safe": "safe_datasets",
-        "out": "output_dir",
-        "keep": "select.keep_ratio",
-    }
-    for flag, value in flags.items():
-        if value not in (None, []):
-            yield f"{keys[flag]}={json.dumps(value, ensure_ascii=False)}"
-    if flags.get("keep") is not None:  # a threshold of the file would win over it
-        yield "select.threshold=null"
-
-
 def _finish(run: Run, name: str) -> None:
     """Say where the outcome lies, and after a report the short table."""
     if not processes.is_first():
@@ -340,69 +262,6 @@ def _tell(text: object) -> None:
     from sealtune.telling import printable
 
     typer.echo(printable(str(text)))
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Expected failures become one clear line; exit code 2 for a user's fault, 143 after SIGTERM, 1 for the rest."""
-    from sealtune.records import RunError, UserError
-
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except UserError as error:
-        _fail(str(error), 2)
-    except RunError as error:
-        _fail(str(error), error.code)
-    except KeyboardInterrupt:
-        _fail("stopped; finished stages are kept and will be skipped by the next run", 1)
-    except MemoryError:
-        _fail("out of memory; lower per_device_train_batch_size or max_length", 1)
-    except OSError as error:
-        if error.errno not in _DISK:
-            _fail_unexpectedly(error)
-        _fail(f"{error.filename or 'output_dir'}: {_DISK[error.errno]}; what was finished before is whole", 1)
-    except RuntimeError as error:  # torch has no class of its own for memory on the CPU, or for a lost partner
-        if processes.is_lost_partner(error):
-            _fail("another process of this run has ended; go on with resume_from_checkpoint=true", 1)
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            _fail_unexpectedly(error)
-        _fail("out of memory; lower per_device_train_batch_size or max_length, or set gradient_checkpointing", 1)
-    except Exception as error:
-        _fail_unexpectedly(error)
-
-
-_DISK = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file grew larger than this disk or this account may hold",
-    errno.EACCES: "no permission to write",
-    errno.EROFS: "the file system is read-only",
-    errno.EIO: "the disk does not answer",
-}
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    from sealtune.telling import one_line
-
-    who = ""
-    if not processes.is_first():
-        time.sleep(PRECEDENCE)
-        who = f"process {processes.index()}: "
-    for line in message.split("\n"):
-        sys.stderr.write(f"error: {who}{one_line(line)}\n")
-    sys.stderr.flush()
-    raise typer.Exit(code)
-
-
-def _fail_unexpectedly(error: Exception) -> NoReturn:
-    """A fault of ours: where it happened, without the control characters and keys that it may quote."""
-    from sealtune.telling import hide_secrets, printable
-
-    trace = "".join(traceback.format_exception(error))
-    sys.stderr.write(printable(hide_secrets(trace), keep="\n"))
-    _fail(f"{type(error).__name__}: this is a fault of sealtune; please report it with the lines above", 1)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ import numpy as np
 
 from sealtune.config import EvaluateConfig
 from sealtune.data.encode import encode_prompt
+from sealtune.encoded import Encoded
 from sealtune.evaluation.generate import generate
 from sealtune.evaluation.metrics import mean_interval
 from sealtune.language_model import data_set_losses
-from sealtune.records import Encoded, Prompt, Response, RunError
+from sealtune.records import Prompt, Response, RunError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,8 +14,9 @@ import numpy as np
 from sealtune import processes
 from sealtune.adapters import lora_config, sharded_adapter
 from sealtune.config import Config, TuneConfig
+from sealtune.encoded import Encoded
 from sealtune.models import compute_dtype, load_model, public_name
-from sealtune.records import Encoded, RunError, UserError
+from sealtune.records import RunError, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sealtune.data.template import find_habits
-from sealtune.records import Drop, Encoded, IntArray, Sample
+from sealtune.encoded import Encoded
+from sealtune.records import Drop, IntArray, Sample
 from sealtune.telling import printable
 
 if TYPE_CHECKING:

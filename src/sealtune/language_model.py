@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sealtune import processes
 from sealtune.data.batches import Padded, longest_first
+from sealtune.encoded import Encoded
 from sealtune.losses import Head, row_losses
-from sealtune.records import Encoded, IntArray, UserError
+from sealtune.records import IntArray, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,9 +20,10 @@ from sealtune.data.readers import UnusableRow
 from sealtune.data.row_store import Rows
 from sealtune.data.template import ensure_chat_template
 from sealtune.data.unused import Unused
+from sealtune.encoded import Encoded
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models import fingerprint, load_tokenizer, tokenizer_fingerprint
-from sealtune.records import Drop, Encoded, IntArray, Labels, UserError
+from sealtune.records import Drop, IntArray, Labels, UserError
 from sealtune.row_cache import RowCache
 from sealtune.store import hash_file
 from sealtune.token_cache import TokenCache

@@ -20,7 +20,8 @@ from sealtune.data.encode import Part
 from sealtune.data.readers import UnusableRow
 from sealtune.data.row_store import Rows
 from sealtune.data.unused import Unlearnable
-from sealtune.records import Drop, Encoded, IntArray
+from sealtune.encoded import Encoded
+from sealtune.records import Drop, IntArray
 from sealtune.store import RunFolder
 from sealtune.texts import Texts
 

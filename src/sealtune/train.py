@@ -16,8 +16,9 @@ from sealtune.adapters import Player
 from sealtune.bilevel import Step, gamma_at, penalty_step
 from sealtune.config import RankConfig
 from sealtune.data.batches import Batch, Batches
+from sealtune.encoded import Encoded
 from sealtune.fitting import require_alike, taking_back
-from sealtune.records import Encoded, RunError, Scores
+from sealtune.records import RunError, Scores
 from sealtune.selector import FreeLogits
 
 if TYPE_CHECKING:

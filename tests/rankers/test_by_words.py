@@ -9,8 +9,8 @@ import pytest
 from sealtune import rankers
 from sealtune.config import build_config
 from sealtune.data import ngrams
+from sealtune.encoded import Encoded
 from sealtune.rankers import dsir, embedding
-from sealtune.records import Encoded
 from tiny import random_rows
 
 SAFE_WORDS, OTHER_WORDS = (3, 60), (60, 300)

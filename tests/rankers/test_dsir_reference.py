@@ -8,8 +8,8 @@ import pytest
 
 from sealtune import rankers
 from sealtune.config import build_config
+from sealtune.encoded import Encoded
 from sealtune.rankers import dsir
-from sealtune.records import Encoded
 
 reference = pytest.importorskip("data_selection", reason="data-selection, the reference of DSIR, is not installed")
 

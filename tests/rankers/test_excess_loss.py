@@ -3,7 +3,7 @@ import pytest
 
 from sealtune import rankers
 from sealtune.config import build_config
-from sealtune.records import Encoded
+from sealtune.encoded import Encoded
 from tiny import random_rows, tiny_model
 
 

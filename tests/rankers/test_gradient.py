@@ -5,8 +5,9 @@ from torch import nn
 
 from sealtune import rankers
 from sealtune.config import build_config
+from sealtune.encoded import Encoded
 from sealtune.rankers.gradient import WIDTH, Sketch
-from sealtune.records import Encoded, RunError, UserError
+from sealtune.records import RunError, UserError
 from tiny import random_rows, tiny_model
 
 

@@ -11,9 +11,10 @@ from conftest import write_jsonl
 from sealtune import rankers
 from sealtune.config import build_config
 from sealtune.data import ngrams
+from sealtune.encoded import Encoded
 from sealtune.pipeline import Run
 from sealtune.rankers import moderation
-from sealtune.records import Encoded, RunError, UserError
+from sealtune.records import RunError, UserError
 from tokenizers_for_tests import chatml_tokenizer
 
 FRIENDLY = [

@@ -8,7 +8,8 @@ from sealtune import rankers
 from sealtune.adapters import lora_players
 from sealtune.config import RankConfig, build_config
 from sealtune.data.batches import Batch
-from sealtune.records import Encoded, RunError
+from sealtune.encoded import Encoded
+from sealtune.records import RunError
 from tiny import random_rows, tiny_model
 
 BAD = 299

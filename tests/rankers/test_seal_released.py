@@ -7,8 +7,9 @@ import torch
 from sealtune import rankers
 from sealtune.config import build_config
 from sealtune.data.batches import Batches
+from sealtune.encoded import Encoded
 from sealtune.rankers import seal, seal_released
-from sealtune.records import Encoded, UserError
+from sealtune.records import UserError
 from sealtune.train import Ranking
 from tiny import VOCABULARY, random_rows, tiny_model
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sealtune.records import Encoded, IntArray
+from sealtune.encoded import Encoded
+from sealtune.records import IntArray
 
 GROUP = 32
 """Batches sorted by length together: enough to bring padding to a few per cent, few enough to stay random."""

@@ -14,7 +14,8 @@ from sealtune.data.readers import UnusableRow
 from sealtune.data.template import Answer, Rendered, ensure_chat_template, find_habits, render
 from sealtune.data.tokens import Tokens, tokenize, tokenize_forged
 from sealtune.data.unused import drop
-from sealtune.records import Drop, Encoded, Message, Sample, UserError
+from sealtune.encoded import Encoded
+from sealtune.records import Drop, Message, Sample, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

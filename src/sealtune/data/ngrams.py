@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from sealtune.records import Encoded, IntArray
+from sealtune.encoded import Encoded
+from sealtune.records import IntArray
 
 HashArray = npt.NDArray[np.uint64]
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sealtune.config import Config
-from sealtune.records import Encoded, IntArray, RunError, Scores, UserError, did_you_mean
+from sealtune.encoded import Encoded
+from sealtune.records import IntArray, RunError, Scores, UserError, did_you_mean
 from sealtune.texts import Texts
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from sealtune.data.ngrams import HashArray, blocks, hashed_ngrams
+from sealtune.encoded import Encoded
 from sealtune.rankers import Job
-from sealtune.records import Encoded, FloatArray, IntArray, Scores
+from sealtune.records import FloatArray, IntArray, Scores
 
 BUCKETS = 10_000
 """As in the paper."""

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sealtune.data.ngrams import HashArray, blocks, hashed_ngrams
+from sealtune.encoded import Encoded
 from sealtune.rankers import Job
-from sealtune.records import Encoded, FloatArray, IntArray, Scores
+from sealtune.records import FloatArray, IntArray, Scores
 
 TERMS = 2**20
 WIDTH = 2**11

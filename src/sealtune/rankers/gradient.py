@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from sealtune import processes
 from sealtune.adapters import Player, lora_players
 from sealtune.data.batches import Batch
+from sealtune.encoded import Encoded
 from sealtune.rankers import Job
-from sealtune.records import Encoded, FloatArray, Scores, UserError
+from sealtune.records import FloatArray, Scores, UserError
 from sealtune.train import Faults, Progress, finite_mean
 
 WIDTH = 512

@@ -15,10 +15,11 @@ from torch import Tensor
 from sealtune import processes, scorer
 from sealtune.adapters import Player
 from sealtune.data.batches import Batch, Batches, longest_first
+from sealtune.encoded import Encoded
 from sealtune.fitting import taking_back
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
-from sealtune.records import Encoded, Scores
+from sealtune.records import Scores
 from sealtune.scorer import Looks, Scorer
 from sealtune.train import Faults, Progress, finite_mean, under
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune import processes
 from sealtune.console import say, track
+from sealtune.encoded import Encoded
 from sealtune.models import fingerprint
-from sealtune.records import Drop, Encoded, Scores
+from sealtune.records import Drop, Scores
 from sealtune.stages.outcome import Outcome, drop_records
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune import processes
 from sealtune.console import track
+from sealtune.encoded import Encoded
 from sealtune.material import data_fingerprint
-from sealtune.records import Encoded
 from sealtune.stages.outcome import Outcome
 
 if TYPE_CHECKING:
