@@ -18,6 +18,7 @@ import torch
 from sealtune.checkpoints import Checkpoint, Checkpoints
 from sealtune.config import DatasetConfig, JudgeConfig, PromptsConfig
 from sealtune.data.door import load
+from sealtune.data.readers import UnusableRow
 from sealtune.evaluation.judges import load_judge
 from sealtune.evaluation.prompts import load_prompts
 from sealtune.evaluation.questions import Question, Reply
@@ -30,7 +31,7 @@ from sealtune.token_cache import TokenCache
 INPUTS = {"seed": 1, "model": "m"}
 IDS = ("row 1", "row 2", "row 3")
 SOURCE = DatasetConfig(path="made", rows=[{"id": i, "prompt": "hi", "response": "ho"} for i in IDS])
-TOKENS = [[(np.arange(4, dtype=np.int32), np.ones(4, bool))] * 3]
+TOKENS = [[*[(np.arange(4, dtype=np.int32), np.ones(4, bool))] * 2, UnusableRow("too_long", "it is long")]]
 RESPONSE = Response("p 1", "tuned", "set", "harmful", "a request", "an answer", 3, True)
 ANSWERS = {
     "harmfulness": 'It is fine.\n\n{"mark": "MARK", "policy": "malware", "rating": 1}',
@@ -120,8 +121,9 @@ def _tokens(root: Path) -> None:
     rows = RowCache(RunFolder(root)).get("candidates", "about", lambda folder: load([SOURCE], folder))
     found = TokenCache(RunFolder(root)).get("candidates", "about", rows, lambda: TOKENS)
     assert found is not None
-    encoded, _ = found
-    assert [sample.prompt for sample in rows.samples] and len(encoded) == len(rows.samples.ids)
+    encoded, unusable = found
+    assert [sample.prompt for sample in rows.samples] and len(encoded) + len(unusable) == len(rows.samples.ids)
+    assert all(drop.reason and isinstance(drop.row, Mapping) for drop in unusable)
     for i in range(len(encoded)):
         tokens, mask = encoded.row(i)
         assert len(tokens) == len(mask)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sealtune.contamination import Pair, estimate, evidence, fit_pair
+from sealtune.contamination import Pair, adjusted, estimate, evidence, fit_pair
 from sealtune.records import Contamination
 
 
@@ -20,6 +20,23 @@ def test_a_separate_group_is_measured_to_five_points(share, seed):
     assert found.found
     assert found.share == pytest.approx(share, abs=0.05)
     assert found.low <= share <= found.high
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5])
+def test_groups_that_overlap_are_measured_too(share):
+    """A tenth of either kind lies beyond the middle; the safe rows say how many of the safe kind do."""
+    found = [estimate(*margins(share, n=2000, apart=2.6, safe=800, seed=seed)) for seed in range(6)]
+    assert all(one.found for one in found)
+    assert np.mean([one.share for one in found]) == pytest.approx(share, abs=0.03)
+
+
+def test_counts_are_adjusted_by_the_rates_of_both_kinds():
+    assert adjusted(0.3 * 0.8 + 0.7 * 0.1, 0.1, 0.8) == pytest.approx(0.3)
+    assert (adjusted(0.05, 0.1, 0.8), adjusted(0.9, 0.1, 0.8), adjusted(0.2, 0.3, 0.3)) == (0, 1, 0)
+    apart, near = (Pair(0.3, -gap, 0, 1.0, 0.0).lower_share() for gap in (9, 2.5))
+    assert apart == pytest.approx(1, abs=1e-4)
+    draws = np.random.default_rng(0).normal(-2.5, 1, 10**5)
+    assert near == pytest.approx(Pair(0.3, -2.5, 0, 1.0, 0.0).membership(draws).mean(), abs=0.005)
 
 
 def test_many_rows_take_no_longer_than_some_thousands():

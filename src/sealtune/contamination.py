@@ -2,8 +2,8 @@
 
 A margin is a sum of many features of a row, so those of one kind of rows are about normal. Unsafe rows, where there are
 enough, make a second, lower group: the lower of two normals with one deviation. Safe rows are taken out of it at the
-rate at which the safe set falls into it; what is left is the estimate. It leans low where the groups overlap, since
-some unsafe rows lie with the others, and high where benign rows that the safe set lacks lie with the unsafe ones.
+rate at which the safe set falls into it, and unsafe rows that lie with the others are added at the rate of the lower
+normal; that is the estimate. It leans high where benign rows that the safe set lacks lie with the unsafe ones.
 
 Clean rows too fall into two groups a little. So a group counts only where two normals explain the margins much better
 than one, stand far enough apart, and hold few safe rows; else the estimate is 0, the interval says what may be there.
@@ -54,6 +54,11 @@ class Pair(NamedTuple):
         chance: FloatArray = 1 / (1 + np.exp(np.clip(odds, -700, 700)))
         return chance
 
+    def lower_share(self) -> float:
+        """Mean membership of what the lower normal itself makes: 1 where the two do not overlap."""
+        places, weights = np.polynomial.hermite_e.hermegauss(64)
+        return float(weights @ self.membership(self.low + self.deviation * places) / weights.sum())
+
 
 def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     """The share of rows in a separate group of low margins (N,) to which few of the safe rows' (M,) belong.
@@ -61,7 +66,8 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     The interval is the one of profile likelihood for the whole group, its lower end without safe rows.
 
     Source: mixture proportions after Pearson (1894); EM for a common variance: McLachlan and Peel (2000), section 3.8;
-    taking out what a sample known to be negative has: Elkan and Noto (KDD 2008).
+    counts adjusted by the rates of both kinds: Forman (2008), "Quantifying counts and costs via classification", with
+    chances in place of yes and no: Bella et al. (ICDM 2010), "Quantification via probability estimators".
     """
     margin = margin[~np.isnan(margin)]  # rows that could not be judged
     if len(margin) < 2 or not len(safe_margin) or float(np.ptp(margin)) == 0:
@@ -75,12 +81,17 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     if not is_separate(margin, safe_margin, pair):
         return Contamination(0.0, 0.0, high, False)
     safe_share = float(pair.membership(safe_margin).mean())
-    return Contamination(without(safe_share, pair.share), without(safe_share, low), high, True)
+    share = adjusted(pair.share, safe_share, pair.lower_share())
+    low = adjusted(low, safe_share, 1.0)  # as if no unsafe row lay with the others
+    return Contamination(share, low, max(high, share), True)
 
 
-def without(safe_share: float, share: float) -> float:
-    """What is left of a share of the rows when safe ones are taken out at the rate at which the safe set has them."""
-    return max(0.0, (share - safe_share) / max(1 - safe_share, 1e-9))
+def adjusted(of_all: float, of_safe: float, of_unsafe: float) -> float:
+    """The share of unsafe rows, where these shares of all, safe and unsafe rows lie in the lower group.
+
+    of_all = share * of_unsafe + (1 - share) * of_safe, solved for share and kept in [0, 1].
+    """
+    return min(1.0, max(0.0, (of_all - of_safe) / max(of_unsafe - of_safe, 1e-9)))
 
 
 def interval(margin: FloatArray, pair: Pair) -> tuple[float, float]:

@@ -53,18 +53,39 @@ def ridge(x: Tensor, y: Tensor, penalty: float = RIDGE) -> Line:
     return Line(weight, y.mean(0) - mean @ weight)
 
 
-def cross_fit(features: Tensor, safe: Tensor, seed: int, examples: Examples, folds: int = 5) -> Fitted:
+def cross_fit(features: Tensor, safe: Tensor, seed: int, examples: Examples, folds: int = 5, draws: int = 1) -> Fitted:
     """A logistic regression of good and safe against bad rows; each row is scored by that of the folds it is not in.
 
-    ``examples`` is given the positions of the candidates that are known, and gives those that are good and bad.
+    Args:
+        features: of the candidates, (N, D).
+        safe: of the safe set, (M, D).
+        seed: of the folds.
+        examples: is given the positions of the candidates that are known, and gives those that are good and bad.
+        folds: parts that the rows are divided into; fewer where there are few rows.
+        draws: how often they are divided anew; the mean of all is given, on which chance has less say.
 
-    Source: cross-fitting after Chernozhukov et al. (2018), "Double/debiased machine learning", section 3.
+    Source: cross-fitting, and doing it repeatedly, after Chernozhukov et al. (2018), "Double/debiased machine
+    learning", sections 3.1 and 3.4.
     """
     if len(features) < 2 or not len(safe):
         raise ValueError("a shared scorer needs at least two rows and one safe row")
-    mean, deviation = moments(features)
-    folds = max(2, min(folds, len(features) // 4))
+    scaled, folds = moments(features), max(2, min(folds, len(features) // 4))
     generator = torch.Generator().manual_seed(seed)
+    found = [_cross_fit_once(features, safe, generator, examples, folds, scaled) for _ in range(draws)]
+    scores, safe_scores, weights, biases = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
+    return Fitted(scores, safe_scores, Line(weights, biases))
+
+
+def _cross_fit_once(
+    features: Tensor,
+    safe: Tensor,
+    generator: torch.Generator,
+    examples: Examples,
+    folds: int,
+    scaled: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores of both sets, mean weight and mean bias for one division into folds."""
+    mean, deviation = scaled
     fold, safe_fold = (torch.randperm(len(rows), generator=generator) % folds for rows in (features, safe))
     scores, safe_scores = (torch.empty(len(rows), dtype=torch.float64) for rows in (features, safe))
     lines = []
@@ -77,7 +98,7 @@ def cross_fit(features: Tensor, safe: Tensor, seed: int, examples: Examples, fol
         scores[fold == k] = lines[k](features[fold == k])
         safe_scores[safe_fold == k] = lines[k](safe[safe_fold == k])
     weight, bias = torch.stack([line.weight for line in lines]), torch.stack([line.bias for line in lines])
-    return Fitted(scores, safe_scores, Line(weight.mean(0), bias.mean()))
+    return scores, safe_scores, weight.mean(0), bias.mean()
 
 
 def chunked(x: Tensor) -> tuple[Tensor, ...]:

@@ -31,6 +31,10 @@ from sealtune.regression import MOST, Fitted, Line, chunked, cross_fit, moments,
 WORST, BEST = 0.15, 0.4
 """Shares of the candidates that serve as examples of bad and good rows."""
 
+DRAWS = 4
+"""How often the shared part is cross-fitted: the margins, and the share of unsafe rows told from them, depend less on
+who is in which fold."""
+
 POOLED = 4
 """Weight of the doubt of all rows beside a row's own."""
 
@@ -178,7 +182,7 @@ def teach(signal: Tensor, features: Tensor, safe: Tensor, seed: int) -> Fitted:
         bad, best = max(1, int(WORST * len(known))), max(1, int(BEST * len(known)))
         return worst_first[len(known) - best :], worst_first[:bad]
 
-    return cross_fit(features, safe, seed, examples)
+    return cross_fit(features, safe, seed, examples, draws=DRAWS)
 
 
 def resemble(features: Tensor, safe: Tensor, seed: int) -> Fitted:
