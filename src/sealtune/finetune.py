@@ -50,12 +50,7 @@ def train(
         StoppedError: it was asked to stop, and saved a checkpoint.
         RunError: the loss became NaN or infinite.
     """
-    from transformers import PrinterCallback
-
-    from sealtune.trainer import ResponseTrainer
-
     settings = config.tune
-    collator = _RememberingCollator(tokenizer, rows, settings)
     spread = settings.use_peft and processes.shards_adapters_base()
     if spread:
         model = sharded_adapter(model, settings, config.seed)
@@ -63,22 +58,7 @@ def train(
         tempfile.TemporaryDirectory() as scratch,  # the trainer wants a folder; nothing of ours is left in it
         processes.spread_already() if spread else nullcontext(),
     ):
-        try:
-            arguments = _arguments(config, scratch, len(rows))
-            trainer = (trainer_class or ResponseTrainer)(
-                model=model,
-                args=arguments,
-                train_dataset=as_data_set(rows),
-                processing_class=tokenizer,
-                data_collator=collator,
-                peft_config=lora_config(settings) if settings.use_peft and not spread else None,
-                callbacks=[_reporter(advance, collator)],
-            )
-        except (ValueError, ImportError, RuntimeError) as error:
-            raise UserError(f"tune: {' '.join(str(error).split())}") from None
-        trainer.remove_callback(PrinterCallback)  # our own progress says it
-        if spread:  # what is spread is not alike in the processes, and not to be made so
-            trainer.model._ddp_params_and_buffers_to_ignore = processes.sharded_names(trainer.model)
+        trainer = _make_trainer(model, tokenizer, rows, config, advance, trainer_class, scratch)
         if safeguard is None:
             trainer.train()
         else:
@@ -89,6 +69,41 @@ def train(
         raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
     model = _on_whole_base(trainer.model, config) if spread and settings.merge else trainer.model
     return model, [record for record in trainer.state.log_history if "loss" in record]
+
+
+def _make_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Encoded,
+    config: Config,
+    advance: Advance,
+    trainer_class: type[SFTTrainer] | None,
+    scratch: str,
+) -> Any:
+    """The trainer, ready to begin; it adds an adapter where one is wanted and the model has none yet."""
+    from transformers import PrinterCallback
+
+    from sealtune.trainer import ResponseTrainer
+
+    settings = config.tune
+    collator = _RememberingCollator(tokenizer, rows, settings)
+    wants_adapter = settings.use_peft and not hasattr(model, "peft_config")
+    try:
+        trainer = (trainer_class or ResponseTrainer)(
+            model=model,
+            args=_arguments(config, scratch, len(rows)),
+            train_dataset=as_data_set(rows),
+            processing_class=tokenizer,
+            data_collator=collator,
+            peft_config=lora_config(settings) if wants_adapter else None,
+            callbacks=[_reporter(advance, collator)],
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"tune: {' '.join(str(error).split())}") from None
+    trainer.remove_callback(PrinterCallback)  # our own progress says it
+    if parts := processes.sharded_names(trainer.model):  # they are not alike in the processes, and not to be made so
+        trainer.model._ddp_params_and_buffers_to_ignore = parts
+    return trainer
 
 
 def _gather(trainer: SFTTrainer) -> None:
