@@ -30,6 +30,13 @@ def looked(n, seed, unsafe=0, width=10):
     return Looks(*(torch.from_numpy(x).float() for x in (losses, prompts, responses)))
 
 
+def test_protection_is_for_clear_cases_and_bounded():
+    nothing = torch.zeros(5, dtype=torch.float64)
+    alike = torch.tensor([-9.0, 0.5, 1.0, 2.0, 99.0], dtype=torch.float64)
+    total = Parts(nothing, nothing, nothing, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(1.5))
+    assert total.tolist() == [0, 1.5 * 0.25, 1.5, 6, 6]
+
+
 def test_rows_that_look_alike_vouch_for_each_other():
     gains = []
     for seed in range(4):
@@ -76,7 +83,7 @@ def test_a_safe_answer_is_protected_and_an_unknown_task_is_not_punished():
     alike = resemble(torch.from_numpy(responses), torch.from_numpy(safe), seed=0).candidates
     nothing = torch.zeros(300, dtype=torch.float64)
     parts = Parts(nothing, nothing, nothing, alike)
-    total = parts.total(*parts.moments()).numpy()
+    total = parts.total(*parts.moments(), torch.tensor(1.0)).numpy()
     protected, unknown, neither = (total[kinds == kind].mean() for kind in range(3))
     assert protected > neither + 0.5
     assert abs(unknown - neither) < 0.25

@@ -10,8 +10,9 @@ Four judgements of a row are added, each in standard deviations over the candida
   against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other; a row is judged by
   others than itself (cross-fitting), so no row learns its own noise.
 * *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
-  speaks for the row: a safe answer to a sensitive prompt is protected, a benign task that the safe set lacks is not
-  punished. Its weight is how well it tells the two sets apart.
+  speaks for the row, and squared, so where it speaks clearly: a safe answer to a sensitive prompt is protected, and a
+  benign task that the safe set lacks is not punished. Its weight is how well it tells the two sets apart. It is bounded:
+  no row buys itself free by its style.
 
 All four score rows never seen.
 """
@@ -34,6 +35,9 @@ WORST, BEST = 0.15, 0.4
 DRAWS = 4
 """How often the shared part is cross-fitted: the margins, and the share of unsafe rows told from them, depend less on
 who is in which fold."""
+
+PROTECTION, CLEARLY = 2.0, 2.0
+"""Weight of the squared resemblance, times its skill, and the deviations from which it counts no more."""
 
 POOLED = 4
 """Weight of the doubt of all rows beside a row's own."""
@@ -64,16 +68,18 @@ class Parts(NamedTuple):
         parts = torch.stack(list(self))
         return parts.mean(1), parts.std(1, correction=0).clamp(min=1e-12)
 
-    def total(self, middle: Tensor, scale: Tensor) -> Tensor:
-        """Their sum (N,), each shifted and scaled; resemblance only where it is above the middle."""
+    def total(self, middle: Tensor, scale: Tensor, protection: Tensor) -> Tensor:
+        """Their sum (N,), each shifted and scaled; resemblance only where it is above the middle, squared."""
         judged = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
-        total: Tensor = judged[:3].sum(0) + judged[3].clamp(min=0)
+        total: Tensor = judged[:3].sum(0) + protection * judged[3].clamp(0, CLEARLY).square()
         return total
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores any rows: ``centre`` and ``spread`` (D,) are of responses, ``middle`` and ``scale`` (4,) of the parts."""
+    """Scores any rows: ``centre`` and ``spread`` (D,) are of responses, ``middle`` and ``scale`` (4,) of the parts;
+    ``protection`` () is the weight of resemblance.
+    """
 
     answer: Line
     shared: Line
@@ -82,6 +88,7 @@ class Scorer:
     spread: Tensor
     middle: Tensor
     scale: Tensor
+    protection: Tensor
 
     def __call__(self, looks: Looks) -> Tensor:
         """Scores (N,), higher = keep, on the scale of the candidates that it was learned from."""
@@ -91,7 +98,7 @@ class Scorer:
             self.shared(looks.responses),
             self.resemblance(looks.responses),
         )
-        return parts.total(self.middle, self.scale)
+        return parts.total(self.middle, self.scale, self.protection)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it is made of."""
@@ -105,7 +112,7 @@ class Scorer:
         return cls(answer, shared, alike, *(tensors[name] for name in _PLAIN))
 
 
-_LINES, _PLAIN = ("answer", "shared", "resemblance"), ("centre", "spread", "middle", "scale")
+_LINES, _PLAIN = ("answer", "shared", "resemblance"), ("centre", "spread", "middle", "scale", "protection")
 
 
 class Learned(NamedTuple):
@@ -136,9 +143,9 @@ def learn(candidates: Looks, safe: Looks, seed: int) -> Learned:
     alike = resemble(candidates.responses, safe.responses, seed)
     parts = Parts(fit, contrast, taught.candidates, alike.candidates)
     middle, scale = parts.moments()
-    scale[3] /= max(skill(alike), 1e-3)  # where the two sets look alike, resemblance is noise
-    scorer = Scorer(answer, taught.line, alike.line, centre, spread, middle, scale)
-    return Learned(parts.total(middle, scale), taught.candidates, taught.safe, scorer)
+    protection = torch.tensor(PROTECTION * skill(alike), dtype=torch.float64)  # none where the two sets look alike
+    scorer = Scorer(answer, taught.line, alike.line, centre, spread, middle, scale, protection)
+    return Learned(parts.total(middle, scale, protection), taught.candidates, taught.safe, scorer)
 
 
 def doubts(candidates: Looks, safe: Looks, seed: int) -> Tensor:
