@@ -11,8 +11,8 @@ Four judgements of a row are added, each in standard deviations over the candida
   others than itself (cross-fitting), so no row learns its own noise.
 * *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
   speaks for the row, and squared, so where it speaks clearly: a safe answer to a sensitive prompt is protected, and a
-  benign task that the safe set lacks is not punished. Its weight is how well it tells the two sets apart. It is bounded:
-  no row buys itself free by its style.
+  benign task that the safe set lacks is not punished. Its weight is how well it tells the two sets apart, and it is
+  bounded: no row buys itself free by its style.
 
 All four score rows never seen.
 """
