@@ -33,8 +33,15 @@ def looked(n, seed, unsafe=0, width=10):
 def test_protection_is_for_clear_cases_and_bounded():
     nothing = torch.zeros(5, dtype=torch.float64)
     alike = torch.tensor([-9.0, 0.5, 1.0, 2.0, 99.0], dtype=torch.float64)
-    total = Parts(nothing, nothing, nothing, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(1.5))
+    total = Parts(nothing, nothing, nothing, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(3.0))
     assert total.tolist() == [0, 1.5 * 0.25, 1.5, 6, 6]
+
+
+def test_harm_in_the_style_of_the_safe_set_is_not_protected():
+    nothing, alike = torch.zeros(2, dtype=torch.float64), torch.full((2,), 2.0, dtype=torch.float64)
+    shared = torch.tensor([-3.0, 3.0], dtype=torch.float64)
+    bad, good = Parts(nothing, nothing, shared, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(3.0)).tolist()
+    assert bad == pytest.approx(-3, abs=0.05) and good == pytest.approx(3 + 12, abs=0.05)
 
 
 def test_rows_that_look_alike_vouch_for_each_other():

@@ -10,9 +10,9 @@ Four judgements of a row are added, each in standard deviations over the candida
   against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other; a row is judged by
   others than itself (cross-fitting), so no row learns its own noise.
 * *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
-  speaks for the row, and squared, so where it speaks clearly: a safe answer to a sensitive prompt is protected, and a
-  benign task that the safe set lacks is not punished. Its weight is how well it tells the two sets apart, and it is
-  bounded: no row buys itself free by its style.
+  speaks for the row, clearly (it is squared), and as far as the shared part agrees: a safe answer to a sensitive prompt
+  is protected, a benign task that the safe set lacks is not punished, and harm in the style of the safe set does not
+  pass. Its weight is how well it tells the two sets apart, and it is bounded.
 
 All four score rows never seen.
 """
@@ -36,7 +36,7 @@ DRAWS = 4
 """How often the shared part is cross-fitted: the margins, and the share of unsafe rows told from them, depend less on
 who is in which fold."""
 
-PROTECTION, CLEARLY = 2.0, 2.0
+PROTECTION, CLEARLY = 4.0, 2.0
 """Weight of the squared resemblance, times its skill, and the deviations from which it counts no more."""
 
 POOLED = 4
@@ -69,9 +69,11 @@ class Parts(NamedTuple):
         return parts.mean(1), parts.std(1, correction=0).clamp(min=1e-12)
 
     def total(self, middle: Tensor, scale: Tensor, protection: Tensor) -> Tensor:
-        """Their sum (N,), each shifted and scaled; resemblance only where it is above the middle, squared."""
+        """Their sum (N,), each shifted and scaled; resemblance above the middle, squared, as far as ``shared`` agrees."""
         judged = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
-        total: Tensor = judged[:3].sum(0) + protection * judged[3].clamp(0, CLEARLY).square()
+        _, _, shared, resemblance = judged
+        protected = torch.sigmoid(2 * shared) * resemblance.clamp(0, CLEARLY).square()
+        total: Tensor = judged[:3].sum(0) + protection * protected
         return total
 
 
