@@ -69,7 +69,7 @@ class Parts(NamedTuple):
         return parts.mean(1), parts.std(1, correction=0).clamp(min=1e-12)
 
     def total(self, middle: Tensor, scale: Tensor, protection: Tensor) -> Tensor:
-        """Their sum (N,), each shifted and scaled; resemblance above the middle, squared, as far as ``shared`` agrees."""
+        """Their sum (N,), each shifted and scaled; resemblance above the middle, as far as ``shared`` agrees."""
         judged = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
         _, _, shared, resemblance = judged
         protected = torch.sigmoid(2 * shared) * resemblance.clamp(0, CLEARLY).square()
