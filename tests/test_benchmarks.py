@@ -110,7 +110,7 @@ def test_transfer_tunes_one_model_on_what_another_ranked(tmp_path, tiny_folder):
 
 
 @pytest.mark.parametrize(
-    ("stage", "method", "kills"), [("rank", "seal", 5), ("rank", "shared", 5), ("tune", "random", 3)]
+    ("stage", "method", "kills"), [("rank", "seal", 12), ("rank", "shared", 8), ("tune", "random", 3)]
 )
 def test_a_killed_stage_loses_nothing(tmp_path, tiny_folder, stage, method, kills):
     words = ["--model", tiny_folder, "--stage", stage, "--method", method, "--kills", kills, "--seed", 1]
