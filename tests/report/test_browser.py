@@ -16,7 +16,7 @@ import pytest
 from sealtune.compare import Answered, _write
 from sealtune.config import build_config
 from sealtune.evaluation import metrics
-from sealtune.records import Drop, Rejected, Response, Scores, Verdict
+from sealtune.records import Drop, Response, Scores, Verdict
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
@@ -181,9 +181,6 @@ def report(texts):
         texts={row_id: (text, text) for row_id, text in zip(ids, texts, strict=True)},
         kept=frozenset(ids[n // 2 :]),
         unsure=frozenset(ids[:5]),
-        rejected=[Rejected(row_id, n - i, 0.0, text) for i, (row_id, text) in enumerate(zip(ids, texts, strict=True))][
-            : n // 2
-        ],
         drops=[Drop(text, text, text, text, {}) for text in texts],
         evaluation=metrics.summarise(verdicts),
         responses=answers(texts, texts),
