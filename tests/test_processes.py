@@ -292,6 +292,26 @@ def test_a_users_fault_is_told_once(rows):
     assert output.count("did you mean 'seal'") == 1
 
 
+@pytest.mark.parametrize(("count", "ended"), [("2", 3), ("1", -signal.SIGABRT)])
+def test_a_process_of_a_group_is_not_taken_apart(count, ended):
+    """As a thread of the group may: what is alive when the interpreter is taken apart aborts the process."""
+    code = """
+import atexit, os, sys
+from sealtune.failing import no_teardown
+class Bomb:
+    def __del__(self, abort=os.abort): abort()
+bomb = Bomb()
+atexit.register(print, "sent what was left")
+with no_teardown():
+    print("done")
+    sys.exit(3)
+"""
+    where = environment() | {"WORLD_SIZE": count}
+    done = subprocess.run([sys.executable, "-c", code], env=where, capture_output=True, text=True, timeout=60)
+    assert done.returncode == ended
+    assert count == "1" or done.stdout == "done\nsent what was left\n"
+
+
 def test_work_of_the_first_alone_is_not_shared(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "2")

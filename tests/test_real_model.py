@@ -57,8 +57,8 @@ def test_bfloat16_ranks_as_float32_does(tmp_path):
 
     from sealtune.train import rank_correlation
 
-    settings = {"model_name_or_path": "smollm2-135m-instruct", "max_length": 48}
-    for name, every in (("candidates", 6), ("safe", 10)):
+    settings = {"model_name_or_path": "smollm2-135m-instruct", "max_length": 72}
+    for name, every in (("candidates", 3), ("safe", 10)):
         rows = (EXAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[::every]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     settings |= {"datasets": str(tmp_path / "candidates.jsonl"), "safe_datasets": str(tmp_path / "safe.jsonl")}

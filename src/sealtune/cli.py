@@ -14,7 +14,7 @@ import typer
 
 from sealtune import processes
 from sealtune.command_line import load_config
-from sealtune.failing import one_line_errors
+from sealtune.failing import no_teardown, one_line_errors
 
 if TYPE_CHECKING:
     from sealtune.config import Config
@@ -64,7 +64,8 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    app()
+    with no_teardown():
+        app()
 
 
 def _add_command(name: str, text: str, stages: Sequence[str]) -> None:

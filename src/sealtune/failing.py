@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import os
 import sys
 import time
 import traceback
@@ -47,6 +49,24 @@ def one_line_errors() -> Iterator[None]:
         _fail("out of memory; lower per_device_train_batch_size or max_length, or set gradient_checkpointing", 1)
     except Exception as error:
         _fail_unexpectedly(error)
+
+
+@contextmanager
+def no_teardown() -> Iterator[None]:
+    """Processes of a group end as soon as they are done, without taking the interpreter apart.
+
+    The group's threads live on in models and optimizers, and one that still wants the interpreter while it is taken
+    apart aborts a process whose work is done.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if processes.count() == 1:
+            raise
+        atexit._run_exitfuncs()  # trackers send what they have left
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 _DISK = {
