@@ -1,13 +1,17 @@
 """What throughput.py and gpu.py time: some steps of plain fine-tuning, of ranking, of ranking as it was released.
 
   sft          a training step of TRL's SFTTrainer
+  tuner        the same by sealtune's own trainer
   algorithm_2  a ranking step without theta_hat, candidates' backward pass included (gamma > 0)
   algorithm_1  a ranking step with theta_hat
   released     a ranking step with the semantics of the released code (released.py)
   fused        algorithm_2 with the candidates and the safe rows in one pass; not a setting of the tool
   compiled     algorithm_2 with rank.torch_compile
 
-Every token that passes through the model in a step counts once a pass: for sft the rows of the batch; for algorithm_1
+All meet the same rows, in the batches in which ranking would draw them; only ``released`` shuffles them, since it does
+not group rows by length.
+
+Every token that passes through the model in a step counts once a pass: for sft and tuner the rows of the batch; for algorithm_1
 the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not count.
 """
 
@@ -20,10 +24,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from sealtune.bilevel import Step
-from sealtune.data.batches import Batch
+from sealtune.data.batches import Batch, Batches
 
 VARIANTS = ("sft", "algorithm_2", "algorithm_1", "released")
-IDEAS = ("fused", "compiled")
+IDEAS = ("tuner", "fused", "compiled")
 
 
 @dataclass
@@ -78,25 +82,63 @@ class Meter:
         self._positions, self._model_seconds, self._started = 0, 0.0, now
 
 
+class InTurn:
+    """Batches of these rows (K,) of a data set, as they stand; again from the first after the last."""
+
+    def __init__(self, encoded, rows: torch.Tensor, size: int) -> None:
+        self.encoded, self.rows, self.size = encoded, rows, size
+        self.per_epoch = -(-len(rows) // size)
+
+    def at(self, step: int) -> Batch:
+        start = step % self.per_epoch * self.size
+        return Batch(self.rows[start : start + self.size], self.encoded)
+
+
+def drawn(encoded, size: int, count: int, seed: int) -> InTurn:
+    """The first ``count`` batches of a ranking."""
+    size = min(size, len(encoded))
+    batches = Batches(encoded, size, seed)
+    return InTurn(encoded, torch.cat([batches.at(step).rows for step in range(count)]), size)
+
+
 def measure(variant: str, model, tokenizer, candidates, safe, config, count: int) -> list[dict]:
-    """``count`` steps of a variant; the first ones warm up."""
-    run = {"sft": sft, "released": released, "fused": fused, "compiled": compiled}.get(variant, ranking)
+    """``count`` steps of a variant on rows drawn by the config's seed; the first ones warm up."""
+    run = {"released": released, "fused": fused, "compiled": compiled, "sft": sft, "tuner": tuner}.get(variant, ranking)
+    size = config.rank.per_device_train_batch_size
+    batches, safe_batches = (drawn(rows, size, count, config.seed) for rows in (candidates, safe))
     meter = Meter(model)
-    run(meter, model, tokenizer, candidates, safe, config, count)
+    run(meter, model, tokenizer, batches, safe_batches, config, count)
     return [asdict(step) for step in meter.steps]
 
 
-def sft(meter, model, tokenizer, candidates, safe, config, count) -> None:
+def sft(meter, model, tokenizer, batches, safe, config, count) -> None:
     from trl import SFTTrainer
 
+    tune(SFTTrainer, meter, model, tokenizer, batches, config, count)
+
+
+def tuner(meter, model, tokenizer, batches, safe, config, count) -> None:
+    from sealtune.trainer import ResponseTrainer
+
+    tune(ResponseTrainer, meter, model, tokenizer, batches, config, count)
+
+
+def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
     from sealtune import finetune
 
+    class InOrder(trainer):
+        """Takes the rows as they stand, where the trainer's own grouping would put the longest first."""
+
+        def _get_train_sampler(self, *args):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
     config = config.model_copy(update={"tune": config.tune.model_copy(update={"max_steps": count})})
-    meter.watch(SFTTrainer, "compute_loss")
-    finetune.train(model, tokenizer, candidates, config, lambda *told: meter.end_step(told[3]), SFTTrainer)
+    meter.watch(trainer, "compute_loss")
+    rows = batches.encoded.take(batches.rows.numpy())
+    finetune.train(model, tokenizer, rows, config, lambda *told: meter.end_step(told[3]), InOrder)
 
 
-def ranking(meter, model, tokenizer, candidates, safe, config, count, change=lambda ranking: None) -> None:
+def ranking(meter, model, tokenizer, batches, safe, config, count, change=lambda ranking: None) -> None:
     """Steps of the ranking loop, after ``change`` to it."""
     from sealtune import rankers
     from sealtune.language_model import LanguageModel
@@ -105,17 +147,19 @@ def ranking(meter, model, tokenizer, candidates, safe, config, count, change=lam
     from sealtune.train import Ranking
 
     meter.watch(LanguageModel, "losses")
-    players = make_players(rankers.Job(candidates, safe, config, lambda full: model), PLAYERS[config.rank.algorithm])
-    selector = make_selector(len(candidates), config.rank)
-    loop = Ranking(candidates, safe, players, selector, config.rank, config.seed)
+    job = rankers.Job(batches.encoded, safe.encoded, config, lambda full: model)
+    players = make_players(job, PLAYERS[config.rank.algorithm])
+    selector = make_selector(len(batches.encoded), config.rank)
+    loop = Ranking(batches.encoded, safe.encoded, players, selector, config.rank, config.seed)
+    loop.candidates, loop.safe = batches, safe
     change(loop)
     for record, _ in zip(loop.run(), range(count), strict=False):
         meter.end_step(record.tokens)
 
 
-def compiled(meter, model, tokenizer, candidates, safe, config, count) -> None:
+def compiled(meter, model, tokenizer, batches, safe, config, count) -> None:
     config = config.model_copy(update={"rank": config.rank.model_copy(update={"torch_compile": True})})
-    ranking(meter, model, tokenizer, candidates, safe, config, count)
+    ranking(meter, model, tokenizer, batches, safe, config, count)
 
 
 def fused(*args) -> None:
@@ -141,13 +185,13 @@ def fused(*args) -> None:
     ranking(*args, change)
 
 
-def released(meter, model, tokenizer, candidates, safe, config, count) -> None:
+def released(meter, model, tokenizer, batches, safe, config, count) -> None:
     import released as code
 
-    run = code.Released(model, candidates, safe, config.rank, config.seed)
+    run = code.Released(model, batches.encoded, safe.encoded, config.rank, config.seed)
     meter.watch(run, "losses")
-    size = config.rank.per_device_train_batch_size
-    rows, safe_rows = (torch.randperm(len(encoded)) for encoded in (candidates, safe))
+    for part in (batches, safe):  # the first batch warms up: it stays
+        later = part.rows[part.size :]
+        part.rows = torch.cat([part.rows[: part.size], later[torch.randperm(len(later))]])
     for step in range(count):
-        at = torch.arange(step * size, (step + 1) * size)
-        meter.end_step(run.step(rows[at % len(rows)], safe_rows[at % len(safe_rows)]))
+        meter.end_step(run.step(batches.at(step).rows, safe.at(step).rows))

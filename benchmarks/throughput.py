@@ -1,7 +1,8 @@
 """Tokens per second and peak memory of ranking beside plain fine-tuning, in one run.
 
 Same rows, model, LoRA, dtype, batch and max_length for all variants (steps.py says what they are and how tokens are
-counted). Each runs in a process of its own, so that peak memory is its own; rounds are interleaved, medians compared.
+counted). Each runs in a process of its own, so that peak memory is its own; rounds are interleaved, each draws rows of
+its own, and medians over all steps are compared (``tokens_over_seconds`` has the sums).
 The floor is what the machine could do: operations of the layers for all tokens and of the output layer for the learned
 ones, over its measured matrix rate. Attention and adapters, some per cent, are left out of it.
 
@@ -35,15 +36,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each round")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before those that are timed")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=[*VARIANTS, "tuner"])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--variant", choices=VARIANTS + IDEAS, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
         print(json.dumps(measure_here(args)))
         return
-    rounds = [run_apart(variant, args) for _ in range(args.rounds) for variant in args.variants]
-    report = summarise(rounds, args)
+    started = time.perf_counter()
+    rounds = [run_apart(variant, number, args) for number in range(args.rounds) for variant in args.variants]
+    report = summarise(rounds, args) | {"seconds": time.perf_counter() - started}
     show(report)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +58,10 @@ def first_file(labelled: Path, ours: str) -> str:
     return str(labelled) if labelled.is_file() else f"{QUICKSTART}/{ours}"
 
 
-def run_apart(variant: str, args: argparse.Namespace) -> dict:
-    own = ("output", "variant", "variants", "rounds")
+def run_apart(variant: str, seed: int, args: argparse.Namespace) -> dict:
+    own = ("output", "variant", "variants", "rounds", "seed")
     words = [f"--{k.replace('_', '-')}={v}" for k, v in vars(args).items() if k not in own]
-    command = [sys.executable, __file__, *words, f"--variant={variant}"]
+    command = [sys.executable, __file__, *words, f"--variant={variant}", f"--seed={seed}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     speed = statistics.median(step["tokens"] / step["seconds"] for step in result["steps"])
@@ -82,6 +85,7 @@ def measure_here(args: argparse.Namespace) -> dict:
             "datasets": args.data,
             "safe_datasets": args.safe,
             "max_length": args.max_length,
+            "seed": args.seed,
             "rank": block | {"algorithm": 1 if args.variant == "algorithm_1" else 2},
             "tune": {"per_device_train_batch_size": args.batch},
         }
@@ -120,7 +124,7 @@ def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
 
 
 def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.environment import git_revision, machine, versions
 
     def median(figure, variant):
         return statistics.median(figure(r, s) for r in rounds if r["variant"] == variant for s in r["steps"])
@@ -128,18 +132,23 @@ def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
     def each(figure):
         return {variant: median(figure, variant) for variant in args.variants}
 
+    def total(key, variant):
+        return sum(step[key] for r in rounds if r["variant"] == variant for step in r["steps"])
+
     speed = each(lambda r, s: s["tokens"] / s["seconds"])
     memory = each(lambda r, s: r["peak_memory_bytes"])
     base = args.variants[0]
     floor = max(r["operations_per_second"] for r in rounds) / rounds[0]["operations_per_token"]
     return {
         "command": " ".join(["python", *sys.argv]),
-        "settings": {k: v for k, v in vars(args).items() if k not in ("output", "variant")},
+        "settings": {k: v for k, v in vars(args).items() if k not in ("output", "variant", "seed")},
+        "git_revision": git_revision(),
         "tokens_per_second": speed,
+        "tokens_over_seconds": {v: total("tokens", v) / total("seconds", v) for v in args.variants},
+        "padding_share": {v: 1 - total("tokens", v) / total("positions", v) for v in args.variants},
         "peak_memory_bytes": memory,
         f"speed_over_{base}": {v: speed[v] / speed[base] for v in speed},
         f"memory_over_{base}": {v: memory[v] / memory[base] for v in speed},
-        "padding_share": each(lambda r, s: 1 - s["tokens"] / s["positions"]),
         "share_outside_model": each(lambda r, s: 1 - s["model_seconds"] / s["seconds"]),
         "operations_per_second": max(r["operations_per_second"] for r in rounds),
         "floor_tokens_per_second": floor,

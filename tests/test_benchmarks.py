@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def test_throughput_measures_all_variants(tmp_path, tiny_folder):
     data, safe = write_jsonl(tmp_path / "c.jsonl", made_rows(20, 1)), write_jsonl(tmp_path / "s.jsonl", made_rows(9, 2))
     words = ["--model", tiny_folder, "--data", data, "--safe", safe, "--steps", 1, "--rounds", 1, "--batch", 4]
-    variants = ["sft", "algorithm_1", "algorithm_2", "released", "fused"]
+    variants = ["sft", "tuner", "algorithm_1", "algorithm_2", "released", "fused"]
     run_benchmark("throughput.py", *words, "--variants", *variants, "--output", tmp_path / "out.json")
     report = json.loads((tmp_path / "out.json").read_text())
     assert set(report["tokens_per_second"]) == set(variants)

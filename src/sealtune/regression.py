@@ -129,18 +129,21 @@ def logistic_regression(good: Tensor, bad: Tensor, strength: float = 0.01) -> Li
     by L-BFGS: convex, so the answer does not depend on where it starts.
     """
     x = torch.cat([good, bad]).double()
+    x = torch.cat([x, x.new_ones(len(x), 1)], 1)  # the last weight is the bias
     y = torch.cat([torch.ones(len(good)), -torch.ones(len(bad))]).double()
     balance = torch.where(y > 0, len(x) / (2 * len(good)), len(x) / (2 * len(bad)))
-    parameters = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    parameters = x.new_zeros(x.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
 
+    @torch.no_grad()
     def closure() -> Tensor:
-        optimizer.zero_grad()
-        margin = y * (x @ parameters[:-1] + parameters[-1])
+        """The loss; its gradient by hand, which takes two thirds of the time of autograd's."""
+        margin = y * (x @ parameters)
+        penalised = parameters.clone()
+        penalised[-1] = 0
         fit = (balance * torch.nn.functional.softplus(-margin)).sum()
-        loss = parameters[:-1].square().sum() / 2 + strength * fit
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        parameters.grad = penalised - strength * (x.T @ (balance * y * torch.sigmoid(-margin)))
+        return penalised.square().sum() / 2 + strength * fit
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Line(parameters[:-1].detach(), parameters[-1].detach())
