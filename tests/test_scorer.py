@@ -5,7 +5,7 @@ import torch
 from sealtune import regression
 from sealtune.evaluation.metrics import auroc
 from sealtune.regression import logistic_regression, ridge
-from sealtune.scorer import Looks, Parts, Scorer, doubts, learn, resemble, teach
+from sealtune.scorer import Looks, Parts, Scorer, doubts, learn, margins, resemble, teach
 
 
 def made(n=300, unsafe=60, noise=1.0, seed=0):
@@ -27,7 +27,7 @@ def looked(n, seed, unsafe=0, width=10):
     responses = prompts @ answer + random.normal(size=(n, width))
     responses[:unsafe] = random.normal(size=(unsafe, width)) * responses.std()
     losses = 2 + 0.3 * random.normal(size=n) + 0.2 * (np.arange(n) < unsafe)
-    return Looks(*(torch.from_numpy(x).float() for x in (losses, prompts, responses)))
+    return Looks(torch.from_numpy(losses).float(), torch.from_numpy(np.stack([prompts, responses], 1)).float())
 
 
 def test_protection_is_for_clear_cases_and_bounded():
@@ -39,8 +39,8 @@ def test_protection_is_for_clear_cases_and_bounded():
 
 def test_harm_in_the_style_of_the_safe_set_is_not_protected():
     nothing, alike = torch.zeros(2, dtype=torch.float64), torch.full((2,), 2.0, dtype=torch.float64)
-    shared = torch.tensor([-3.0, 3.0], dtype=torch.float64)
-    bad, good = Parts(nothing, nothing, shared, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(3.0)).tolist()
+    fit = torch.tensor([-3.0, 3.0], dtype=torch.float64)
+    bad, good = Parts(fit, nothing, nothing, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(3.0)).tolist()
     assert bad == pytest.approx(-3, abs=0.05) and good == pytest.approx(3 + 12, abs=0.05)
 
 
@@ -52,6 +52,14 @@ def test_rows_that_look_alike_vouch_for_each_other():
         gains.append(auroc(scores.numpy(), truth) - auroc(signal.numpy(), truth))
     assert min(gains) > 0.05
     assert np.mean(gains) > 0.1
+
+
+def test_the_margins_do_not_hear_the_prompts():
+    candidates, safe = looked(120, 0, unsafe=30), looked(60, 1)
+    other = Looks(candidates.losses, torch.stack([candidates.prompts.flip(0), candidates.responses], 1))
+    for one, two in zip(margins(candidates, safe, seed=0), margins(other, safe, seed=0), strict=True):
+        assert torch.equal(one, two)
+    assert not torch.equal(learn(candidates, safe, seed=0).score, learn(other, safe, seed=0).score)
 
 
 def test_a_row_is_not_judged_by_its_own_signal():
@@ -135,7 +143,7 @@ def test_the_regressions_are_those_of_scikit_learn():
 
 
 def test_features_without_spread_do_no_harm():
-    flat = Looks(torch.ones(6), torch.ones(6, 3), torch.ones(6, 3))
+    flat = Looks(torch.ones(6), torch.ones(6, 2, 3))
     assert torch.isfinite(learn(flat, flat, seed=0).score).all()
 
 

@@ -106,11 +106,12 @@ def chunked(x: Tensor) -> tuple[Tensor, ...]:
     return torch.split(x, CHUNK)
 
 
-def thin(chosen: Tensor) -> Tensor:
-    """At most MOST of these positions, evenly spaced."""
-    if len(chosen) <= MOST:
+def thin(chosen: Tensor, most: int | None = None) -> Tensor:
+    """At most ``most`` of these positions, else MOST, evenly spaced."""
+    most = MOST if most is None else most
+    if len(chosen) <= most:
         return chosen
-    return chosen[torch.linspace(0, len(chosen) - 1, MOST).long()]
+    return chosen[torch.linspace(0, len(chosen) - 1, most).long()]
 
 
 def moments(*sets: Tensor) -> tuple[Tensor, Tensor]:

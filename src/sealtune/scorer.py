@@ -6,13 +6,13 @@ Four judgements of a row are added, each in standard deviations over the candida
 * *contrast*: how much the response looks, in hidden states, like the one that the safe set would give to this prompt
   (a ridge regression from prompts to responses, learned on the safe rows). It knows compliance where the safe set
   refuses.
-* *shared*: which hidden states of responses go with a bad fit, by a logistic regression of the worst-fitting rows
-  against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other; a row is judged by
-  others than itself (cross-fitting), so no row learns its own noise.
+* *shared*: which hidden states of prompts and responses go with a bad fit, by a logistic regression of the
+  worst-fitting rows against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other;
+  a row is judged by others than itself (cross-fitting), so no row learns its own noise. It counts twice.
 * *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
-  speaks for the row, clearly (it is squared), and as far as the shared part agrees: a safe answer to a sensitive prompt
-  is protected, a benign task that the safe set lacks is not punished, and harm in the style of the safe set does not
-  pass. Its weight is how well it tells the two sets apart, and it is bounded.
+  speaks for the row, clearly (it is squared), and as far as the row fits: a safe answer to a sensitive prompt, whose
+  topic the shared part holds against it, is protected; a benign task that the safe set lacks is not punished; and harm
+  in the style of the safe set does not pass. Its weight is how well it tells the two sets apart, and it is bounded.
 
 All four score rows never seen.
 """
@@ -36,7 +36,10 @@ DRAWS = 4
 """How often the shared part is cross-fitted: the margins, and the share of unsafe rows told from them, depend less on
 who is in which fold."""
 
-PROTECTION, CLEARLY = 4.0, 2.0
+SHARED = 2.0
+"""Weight of the shared part: it has the least noise of a row's own."""
+
+PROTECTION, CLEARLY = 12.0, 2.0
 """Weight of the squared resemblance, times its skill, and the deviations from which it counts no more."""
 
 POOLED = 4
@@ -44,11 +47,25 @@ POOLED = 4
 
 
 class Looks(NamedTuple):
-    """What one forward pass sees of N rows: losses (N,), mean hidden states of prompts and of responses (N, D)."""
+    """What one forward pass sees of N rows: losses (N,); mean hidden states of prompt and response (N, 2, D)."""
 
     losses: Tensor
-    prompts: Tensor
-    responses: Tensor
+    states: Tensor
+
+    @property
+    def prompts(self) -> Tensor:
+        """States of the prompts (N, D)."""
+        return self.states[:, 0]
+
+    @property
+    def responses(self) -> Tensor:
+        """States of the responses (N, D)."""
+        return self.states[:, 1]
+
+    @property
+    def features(self) -> Tensor:
+        """Both (N, 2 D), in the same memory."""
+        return self.states.flatten(1)
 
     def take(self, rows: Tensor) -> Looks:
         """Of these rows alone."""
@@ -69,12 +86,11 @@ class Parts(NamedTuple):
         return parts.mean(1), parts.std(1, correction=0).clamp(min=1e-12)
 
     def total(self, middle: Tensor, scale: Tensor, protection: Tensor) -> Tensor:
-        """Their sum (N,), each shifted and scaled; resemblance above the middle, as far as ``shared`` agrees."""
+        """Their sum (N,), each shifted and scaled; resemblance above the middle, as far as the row fits."""
         judged = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
-        _, _, shared, resemblance = judged
-        protected = torch.sigmoid(2 * shared) * resemblance.clamp(0, CLEARLY).square()
-        total: Tensor = judged[:3].sum(0) + protection * protected
-        return total
+        fit, contrast, shared, resemblance = judged
+        protected = torch.sigmoid(2 * fit) * resemblance.clamp(0, CLEARLY).square()
+        return fit + contrast + SHARED * shared + protection * protected
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ class Scorer:
         parts = Parts(
             -looks.losses.double(),
             likeness(self.answer, looks, self.centre, self.spread),
-            self.shared(looks.responses),
+            self.shared(looks.features),
             self.resemblance(looks.responses),
         )
         return parts.total(self.middle, self.scale, self.protection)
@@ -118,13 +134,9 @@ _LINES, _PLAIN = ("answer", "shared", "resemblance"), ("centre", "spread", "midd
 
 
 class Learned(NamedTuple):
-    """Scores (N,) of the candidates; margins of the shared part, cross-fitted, of the candidates (N,) and of the safe
-    rows (M,); and the scorer for rows never seen.
-    """
+    """Scores (N,) of the candidates, and the scorer for rows never seen."""
 
     score: Tensor
-    margin: Tensor
-    safe_margin: Tensor
     scorer: Scorer
 
 
@@ -134,20 +146,33 @@ def learn(candidates: Looks, safe: Looks, seed: int) -> Learned:
     Raises:
         ValueError: fewer than two candidates, or no safe row.
     """
-    if len(safe.losses) > MOST:
-        safe = safe.take(thin(torch.arange(len(safe.losses))))
+    safe = _few(safe)
     centre, _ = moments(safe.responses)
     _, spread = moments(candidates.responses, safe.responses)
     answer = ridge(safe.prompts.double(), (safe.responses.double() - centre) / spread)
     fit = -candidates.losses.double()
     contrast = likeness(answer, candidates, centre, spread)
-    taught = teach(fit, candidates.responses, safe.responses, seed)
+    taught = teach(fit, candidates.features, safe.features, seed)
     alike = resemble(candidates.responses, safe.responses, seed)
     parts = Parts(fit, contrast, taught.candidates, alike.candidates)
     middle, scale = parts.moments()
     protection = torch.tensor(PROTECTION * skill(alike), dtype=torch.float64)  # none where the two sets look alike
     scorer = Scorer(answer, taught.line, alike.line, centre, spread, middle, scale, protection)
-    return Learned(parts.total(middle, scale, protection), taught.candidates, taught.safe, scorer)
+    return Learned(parts.total(middle, scale, protection), scorer)
+
+
+def margins(candidates: Looks, safe: Looks, seed: int) -> tuple[Tensor, Tensor]:
+    """How harmless the responses alone look, cross-fitted: of the candidates (N,) and of the safe rows, at most MOST.
+
+    The shared part without the prompts: with them rows that ask for harm, and are answered well, would count as unsafe.
+    """
+    taught = teach(-candidates.losses.double(), candidates.responses, _few(safe).responses, seed)
+    return taught.candidates, taught.safe
+
+
+def _few(looks: Looks) -> Looks:
+    """At most MOST of the rows."""
+    return looks if len(looks.losses) <= MOST else looks.take(thin(torch.arange(len(looks.losses))))
 
 
 def doubts(candidates: Looks, safe: Looks, seed: int) -> Tensor:
@@ -178,7 +203,7 @@ def teach(signal: Tensor, features: Tensor, safe: Tensor, seed: int) -> Fitted:
 
     Args:
         signal: (N,), for instance minus the loss under a model tuned on the safe set.
-        features: (N, D), for instance mean hidden states of the responses.
+        features: (N, D), for instance mean hidden states.
         safe: (M, D), the same of the safe set.
         seed: of the folds.
 

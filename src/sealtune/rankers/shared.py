@@ -20,6 +20,7 @@ from sealtune.fitting import taking_back
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
 from sealtune.records import Scores
+from sealtune.regression import MOST, thin
 from sealtune.scorer import Looks, Scorer
 from sealtune.train import Faults, Progress, finite_mean, under
 
@@ -36,13 +37,14 @@ def rank(job: Job) -> Scores:
     fine = candidates.losses.isfinite()
     judged, safe = _finite(candidates), _finite(safe)
     learned = scorer.learn(judged, safe, job.config.seed)
-    kept = learned.scorer.tensors() | study.learned() | {"safe_margin": learned.safe_margin}
+    margin, safe_margin = scorer.margins(judged, safe, job.config.seed)
+    kept = learned.scorer.tensors() | study.learned() | {"safe_margin": safe_margin}
     return _scores(
         job.candidates,
         candidates,
         _among(fine, learned.score),
         doubt=_among(fine, scorer.doubts(judged, safe, job.config.seed)).numpy(),
-        margin=_among(fine, learned.margin).numpy(),
+        margin=_among(fine, margin).numpy(),
         selector={name: tensor.numpy() for name, tensor in kept.items()},
     )
 
@@ -64,9 +66,10 @@ class Study:
         self.job = job
         self.batches = safe_batches(job)
         self.theta = make_players(job, ["theta"])["theta"]
+        known = thin(torch.arange(len(job.safe)), 2 * MOST)  # the scorer learns from no more, its doubts from halves
         self.views = {
             name: View(rows, job.config.rank.max_not_finite)
-            for name, rows in (("candidates", job.candidates), ("safe", job.safe))
+            for name, rows in (("candidates", job.candidates), ("safe", job.safe.take(known.numpy())))
         }
         self.progress = Progress(job.on_step, 0, self.state)
         if job.resume:
@@ -110,7 +113,7 @@ class View:
         self.rows = rows
         self.limit = limit
         self.done = 0
-        self.looks = Looks(torch.empty(len(rows), dtype=torch.float64), torch.empty(0), torch.empty(0))
+        self.looks = Looks(torch.empty(len(rows), dtype=torch.float64), torch.empty(0))
 
     def steps(self, player: Player) -> int:
         """Batches that are left."""
@@ -122,9 +125,8 @@ class View:
         faults = Faults(self.rows, self.limit)
         for batch in longest_first(self.rows, _batch_size(player), self.done):
             seen = _look(player, batch)
-            if not len(self.looks.prompts):
-                width = seen.prompts.shape[1]
-                self.looks = Looks(self.looks.losses, *(torch.empty(len(self.rows), width) for _ in range(2)))
+            if not len(self.looks.states):
+                self.looks = Looks(self.looks.losses, torch.empty(len(self.rows), *seen.states.shape[1:]))
             for part, values in zip(self.looks, seen, strict=True):
                 part[batch.rows] = values
             faults.note(batch, self.looks.losses[batch.rows])
@@ -156,7 +158,8 @@ def _look(player: Player, batch: Batch) -> Looks:
         whole = part.new_zeros(len(batch.rows), *part.shape[1:])
         whole[piece.places] = part * counts
         seen.append(processes.total(whole))
-    return Looks(*seen)
+    losses, *states = seen
+    return Looks(losses, torch.stack(states, 1))
 
 
 def _finite(looks: Looks) -> Looks:
