@@ -11,8 +11,9 @@
 All meet the same rows, in the batches in which ranking would draw them; only ``released`` shuffles them, since it does
 not group rows by length.
 
-Every token that passes through the model in a step counts once a pass: for sft and tuner the rows of the batch; for algorithm_1
-the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not count.
+Every token that passes through the model in a step counts once a pass: for sft and tuner the rows of the batch; for
+algorithm_1 the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not
+count.
 """
 
 from __future__ import annotations

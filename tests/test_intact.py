@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from sealtune.checkpoints import Checkpoint, Checkpoints
+from sealtune.checkpoints import Checkpoint, Checkpoints, seal
 from sealtune.command_line import load_config
 from sealtune.config import build_config
 from sealtune.evaluation.asking import ask, key_of
@@ -160,7 +160,7 @@ def test_kept_ids_that_are_none_are_refused(folder, content):
 def test_a_checkpoint_that_is_none_is_passed_over(folder, change):
     Checkpoints(folder, "rank").write(Checkpoint(1, {"x": torch.zeros(1)}, []), {"seed": 1})
     path = folder.path("rank/checkpoint-1/checkpoint.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(seal(json.loads(path.read_text()) | change)))
     assert Checkpoints(folder, "rank").read(True, {"seed": 1}) is None
 
 
@@ -170,7 +170,7 @@ def test_a_checkpoint_whose_hash_fits_and_whose_tensors_do_not_is_refused(folder
     (place / "state.safetensors").write_bytes(b"no tensors")
     about = json.loads((place / "checkpoint.json").read_text())
     about["sha256"] = hash_file(place / "state.safetensors")
-    (place / "checkpoint.json").write_text(json.dumps(about))
+    (place / "checkpoint.json").write_text(json.dumps(seal(about)))
     with pytest.raises(UserError, match="not a checkpoint of sealtune"):
         Checkpoints(folder, "rank").read(True, {"seed": 1})
 

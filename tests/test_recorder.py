@@ -1,11 +1,12 @@
 """The log of a ranking stays small, whatever the number of steps, and says the same in sum."""
 
 import dataclasses
+import signal
 
 import pytest
 
 from sealtune import recorder
-from sealtune.recorder import Recorder
+from sealtune.recorder import Recorder, Safeguard
 from sealtune.store import RunFolder
 from sealtune.train import StepRecord
 
@@ -18,6 +19,18 @@ def step(number):
 def log(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "LOG_MOST", 10)
     return Recorder(RunFolder(tmp_path), {}, 10**6, lambda *told: None)
+
+
+def test_a_second_sigterm_changes_nothing_and_ctrl_c_still_ends_it(tmp_path):
+    """A scheduler stops every process of a job, and the launcher passes it on once more."""
+    guard = Safeguard("rank", RunFolder(tmp_path), {}, 10**6)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), guard.stopping():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert guard.stop_requested == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_few_steps_have_a_record_each(log):

@@ -98,6 +98,37 @@ def test_a_checkpoint_that_is_named_serves_its_own_stage_alone(folder):
     assert names(folder) == ["rank/checkpoint-2/checkpoint.json", "rank/checkpoint-2/state.safetensors"]
 
 
+def test_a_checkpoint_that_is_named_and_gone_since_its_stage_has_ended_is_missed_by_that_stage_alone(folder):
+    rank, tune = Checkpoints(folder, "rank"), Checkpoints(folder, "tune")
+    rank.write(Checkpoint(2, {"x": torch.zeros(1)}, []), {"seed": 1})
+    named = str(folder.path("rank/checkpoint-2"))
+    rank.remove()
+    assert tune.read(named, {"seed": 9}) is None
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        rank.read(named, {"seed": 1})
+
+
+def test_a_run_that_went_back_keeps_its_new_checkpoints(folder, capsys):
+    checkpoints = Checkpoints(folder, "rank")
+    for step in (98, 100):
+        checkpoints.write(Checkpoint(step, {"x": torch.zeros(1)}, []), {})
+        folder.path(f"rank/checkpoint-{step}/state.safetensors").write_bytes(b"damaged")
+    assert checkpoints.read(True, {}) is None
+    assert capsys.readouterr().err.count("damaged; passed over") == 2
+    for step in (2, 4, 6):
+        checkpoints.write(Checkpoint(step, {"x": torch.zeros(1)}, []), {})
+    assert [p.name for p in checkpoints.folders()] == ["checkpoint-4", "checkpoint-6"]
+
+
+def test_what_a_checkpoint_says_of_itself_is_hashed_too(folder):
+    checkpoints = Checkpoints(folder, "rank")
+    checkpoints.write(Checkpoint(2, {"x": torch.zeros(1)}, [{"loss": float("nan")}]), {})
+    assert checkpoints.read(True, {}).step == 2
+    path = folder.path("rank/checkpoint-2/checkpoint.json")
+    path.write_text(path.read_text().replace('"step": 2', '"step": 3'))
+    assert checkpoints.read(True, {}) is None
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"sha256": 1}'])
 def test_a_checkpoint_that_is_none_is_passed_over(folder, content):
     checkpoints = Checkpoints(folder, "rank")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sealtune.console import say
 from sealtune.records import UserError
 from sealtune.store import RunFolder, hash_file, plain
 
@@ -54,8 +56,11 @@ class Checkpoints:
             digest = hash_file(scratch / "state.safetensors")
             about = {"stage": self.stage, "step": found.step, "sha256": digest, "inputs": inputs}
             about |= {"records": found.records, "rest": found.rest}
-            (scratch / "checkpoint.json").write_text(json.dumps(about, indent=2, default=plain), encoding="utf-8")
-        for old in self.folders()[:-CHECKPOINTS_KEPT]:
+            sealed = seal(json.loads(json.dumps(about, default=plain)))
+            (scratch / "checkpoint.json").write_text(json.dumps(sealed, indent=2), encoding="utf-8")
+        earlier = [p for p in self.folders() if _step(p) <= found.step]
+        later = self.folders()[len(earlier) :]  # of a run that went on from before them
+        for old in (*earlier[:-CHECKPOINTS_KEPT], *later):
             shutil.rmtree(old)
 
     def folders(self) -> list[Path]:
@@ -65,7 +70,7 @@ class Checkpoints:
             for p in self.folder.path(self.place).glob("checkpoint-*")
             if p.name.rpartition("-")[2].isdecimal() and not p.is_symlink()
         ]
-        return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+        return sorted(found, key=_step)
 
     def remove(self) -> None:
         """Remove them all: the stage is finished."""
@@ -84,17 +89,33 @@ class Checkpoints:
                 folder asked for is missing or damaged.
         """
         folders = self.folders()
-        if isinstance(which, str):
+        if isinstance(which, str) and not self._is_of_another_stage(Path(which)):
             about = _read_about(Path(which))
             if about is None:
                 raise UserError(f"{which}: not a whole checkpoint; name another, or resume_from_checkpoint=true")
-            if about["stage"] == self.stage:  # else it is for another stage of the run
+            if about["stage"] == self.stage:
                 folders = [Path(which)]
         for folder in reversed(folders):
             if about := _read_about(folder):
                 _require_same_inputs(folder, about["inputs"], inputs)
                 return _load(folder, about)
+            say(f"{folder}: damaged; passed over")
         return None
+
+    def _is_of_another_stage(self, named: Path) -> bool:
+        """Whether it lies where another stage of this run has its checkpoints: it may be gone, since that has ended."""
+        others = (place for stage, place in PLACES.items() if stage != self.stage)
+        return any(named.parent.resolve() == self.folder.path(place).resolve() for place in others)
+
+
+def seal(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of itself, with a hash of it."""
+    said = {name: value for name, value in about.items() if name != "seal"}
+    return said | {"seal": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
 
 
 def _load(folder: Path, about: dict[str, Any]) -> Checkpoint:
@@ -113,7 +134,7 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
     try:
         about: dict[str, Any] = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
         whole = hash_file(folder / "state.safetensors") == about["sha256"]
-        whole = whole and all(isinstance(about[name], kind) for name, kind in KINDS.items())
+        whole = whole and about == seal(about) and all(isinstance(about[name], kind) for name, kind in KINDS.items())
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return about if whole else None

@@ -89,6 +89,10 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
                 from sealtune.launch import launch
 
                 launch(accelerate_config, num_processes, sys.argv[1:])
+            elif num_processes:
+                from sealtune.records import UserError
+
+                raise UserError("--num_processes: only with --accelerate_config; alone it starts nothing")
             asks = "evaluate" in stages
             run = _open(words, config, asks=asks, model=model, data=data, safe=safe, out=out, keep=keep)
             if len(stages) > 1:

@@ -74,6 +74,8 @@ def check(config: Config) -> None:
     """Raise UserError on what can be seen before anything is run."""
     if processes.count() > 1:
         raise UserError("compare: start it without a launcher; it makes its runs one after the other in one process")
+    if isinstance(config.resume_from_checkpoint, str):
+        raise UserError("resume_from_checkpoint: true, for a comparison: each of its runs has checkpoints of its own")
     settings = config.compare
     for method in (*settings.methods, settings.reference):
         check_method(method)

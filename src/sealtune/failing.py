@@ -73,7 +73,7 @@ _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file grew larger than this disk or this account may hold",
-    errno.EACCES: "no permission to write",
+    errno.EACCES: "no permission",
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk does not answer",
 }

@@ -51,7 +51,7 @@ def train(
         RunError: the loss became NaN or infinite.
     """
     settings = config.tune
-    spread = settings.use_peft and processes.shards_adapters_base()
+    spread = settings.use_peft and processes.fsdp_shards()
     if spread:
         model = sharded_adapter(model, settings, config.seed)
     with (
@@ -65,6 +65,10 @@ def train(
             trainer.train_guarded(safeguard, resume)
     if not spread:
         _gather(trainer)
+    if processes.deepspeed_shards():  # models that are loaded later would be spread too, by all processes together
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
     if not all(bool(p.isfinite().all()) for p in trainer.model.parameters() if p.requires_grad):
         raise RunError("tuning ended with weights that are not finite; lower tune.learning_rate")
     model = _on_whole_base(trainer.model, config) if spread and settings.merge else trainer.model

@@ -23,10 +23,13 @@ def launch(configuration: str, processes: int | None, words: Sequence[str]) -> N
     """Become the launcher of ``sealtune WORDS``; nothing happens in a process that it has started.
 
     Raises:
-        UserError: ``configuration`` is neither one of ours nor a file, or there is no GPU for it.
+        UserError: ``configuration`` is neither one of ours nor a file, there is no GPU for it, or another launcher is
+            at work.
     """
     if MARK in os.environ:
         return
+    if "WORLD_SIZE" in os.environ:
+        raise UserError("--accelerate_config: a launcher is at work already; leave one of the two out")
     os.environ[MARK] = "1"
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", *_launcher(configuration, processes), "-m", "sealtune", *words])

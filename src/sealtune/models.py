@@ -37,9 +37,16 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(config: Config, *, full: bool = False) -> PreTrainedModel:
-    """The model on its device. ``full``: to be trained whole, so its weights are float32 (autocast computes in
-    ``dtype``). Raises UserError where the model cannot be found or ``load_in_4bit`` is not possible.
+def load_model(config: Config, *, full: bool = False, everywhere: bool = False) -> PreTrainedModel:
+    """The model on its device.
+
+    Args:
+        config: names it.
+        full: it is to be trained whole, so its weights are float32 (autocast computes in ``dtype``).
+        everywhere: all processes load the weights, where else the first hands out the parts of a base that is spread.
+
+    Raises:
+        UserError: the model cannot be found, or ``load_in_4bit`` is not possible.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -56,7 +63,7 @@ def load_model(config: Config, *, full: bool = False) -> PreTrainedModel:
                 "load_in_4bit: a 4-bit base cannot be sharded; use --accelerate_config multi_gpu, or bfloat16"
             )
         options |= {"quantization_config": _four_bit(dtype), "device_map": {"": device()}}
-    if processes.shards_base() and not processes.is_first():
+    if processes.shards_base() and not (everywhere or processes.is_first()):
         model = _without_weights(config, dtype)
     else:
         model = _load(AutoModelForCausalLM, config, **options)

@@ -109,10 +109,12 @@ class Run:
 
         return self.settings(*MODEL_KEYS) | {"dtype": str(compute_dtype(self.config))}
 
-    def load_model(self, config: Config | None = None, *, full: bool = False) -> PreTrainedModel:
-        """The untouched model; with ``config``, the one that it names."""
+    def load_model(
+        self, config: Config | None = None, *, full: bool = False, everywhere: bool = False
+    ) -> PreTrainedModel:
+        """The untouched model; with ``config``, the one that it names. The rest is as of ``models.load_model``."""
         from sealtune.models import load_model
 
         config = config or self.config
         say(f"loading {config.model_name_or_path}")
-        return load_model(config, full=full)
+        return load_model(config, full=full, everywhere=everywhere)

@@ -44,9 +44,15 @@ def safe_batches(job: Job) -> Batches:
     return Batches(job.safe, min(size, len(job.safe)), job.config.seed, stream=1)
 
 
-def learn_safe_set(player: Player, safe: Batches, job: Job, progress: Progress, start: int = 0) -> None:
-    """One epoch over the safe set, from step ``start``. Raises RunError where too many losses are not finite."""
-    faults = Faults(safe.encoded, job.config.rank.max_not_finite)
+def learn_safe_set(
+    player: Player, safe: Batches, job: Job, progress: Progress, start: int = 0, faults: Faults | None = None
+) -> None:
+    """One epoch over the safe set, from step ``start``; ``faults`` are those met before it.
+
+    Raises:
+        RunError: too many losses are not finite.
+    """
+    faults = faults or Faults(safe.encoded, job.config.rank.max_not_finite)
     set_dropout(player, on=True)
     for step in range(start, safe.per_epoch):
         torch.manual_seed(job.config.seed + step)  # dropout, where there is some, repeats

@@ -7,11 +7,13 @@ alone writes files and speaks.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ class Share:
 
     def __init__(self, n: int, *, split: bool = False) -> None:
         self.n = n
+        split = split and n >= count()  # fewer rows than processes are not worth it
         self.every = count() if split else 1
         self.first = index() if split else 0
 
@@ -168,14 +171,28 @@ def is_lost_partner(error: RuntimeError) -> bool:
 
 def shards_base() -> bool:
     """Whether the launcher asks for a base that is spread over the processes: FSDP, or stage 3 of DeepSpeed's ZeRO."""
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    zero = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
-    return count() > 1 and (fsdp or (zero and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"))
+    return fsdp_shards() or deepspeed_shards()
 
 
-def shards_adapters_base() -> bool:
-    """Whether the base under an adapter is spread by torch: for FSDP it is, while DeepSpeed does it in its own way."""
-    return shards_base() and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+def fsdp_shards() -> bool:
+    """Whether it asks for FSDP. Then the base under an adapter that is tuned is spread by torch, as while ranking."""
+    return count() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def deepspeed_shards() -> bool:
+    """Whether it asks for stage 3 of ZeRO. Then DeepSpeed spreads a model that is tuned, from whole weights."""
+    return count() > 1 and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" and _zero_stage() == "3"
+
+
+def _zero_stage() -> str:
+    """The stage of ZeRO that accelerate's configuration names, or the file of DeepSpeed's that it names."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if not file:
+        return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    try:
+        return str(json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"])
+    except (OSError, ValueError, KeyError, TypeError):  # DeepSpeed tells what is wrong with it
+        return ""
 
 
 @contextmanager

@@ -79,13 +79,17 @@ class Safeguard:
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the stage after the step that runs; a second Ctrl-C ends it at once."""
+        """Ctrl-C and SIGTERM end the stage after the step that runs; Ctrl-C after that ends it at once.
+
+        SIGTERM after that changes nothing: a scheduler that stops all processes of a job and a launcher that passes it
+        on both send one.
+        """
 
         def ask(number: int, frame: object) -> None:
-            say(f"{self.stage}: stopping after this step; once more to stop at once")
+            say(f"{self.stage}: stopping after this step; Ctrl-C to stop at once")
             self.stop_requested = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -90,7 +90,8 @@ class Parts(NamedTuple):
         judged = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
         fit, contrast, shared, resemblance = judged
         protected = torch.sigmoid(2 * fit) * resemblance.clamp(0, CLEARLY).square()
-        return fit + contrast + SHARED * shared + protection * protected
+        total: Tensor = fit + contrast + SHARED * shared + protection * protected
+        return total
 
 
 @dataclass(frozen=True)

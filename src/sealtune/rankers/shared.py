@@ -71,6 +71,7 @@ class Study:
             name: View(rows, job.config.rank.max_not_finite)
             for name, rows in (("candidates", job.candidates), ("safe", job.safe.take(known.numpy())))
         }
+        self.faults = Faults(job.safe, job.config.rank.max_not_finite)
         self.progress = Progress(job.on_step, 0, self.state)
         if job.resume:
             with taking_back():
@@ -80,7 +81,7 @@ class Study:
 
     def run(self) -> tuple[Looks, Looks]:
         """What theta makes of the candidates and of the safe set."""
-        learn_safe_set(self.theta, self.batches, self.job, self.progress, start=self.progress.step)
+        learn_safe_set(self.theta, self.batches, self.job, self.progress, self.progress.step, self.faults)
         for view in self.views.values():
             view.look(self.theta, self.progress)
         return self.views["candidates"].looks, self.views["safe"].looks
@@ -93,6 +94,7 @@ class Study:
         """Tensors that a resumed ranking needs."""
         state = {f"theta.{k}": v for k, v in self.theta.state().items()}
         state |= {"step": torch.tensor(self.progress.step), "batch_size": torch.tensor(self.batches.size)}
+        state["faults"] = self.faults.tensor()
         for name, view in self.views.items():
             state |= {f"{name}.{k}": v for k, v in view.state().items()}
         return state
@@ -102,6 +104,7 @@ class Study:
         self.progress.step = int(state["step"])
         self.batches = Batches(self.batches.encoded, int(state["batch_size"]), self.job.config.seed, stream=1)
         self.theta.load_state(under("theta.", state))
+        self.faults.take_back(state["faults"])
         for name, view in self.views.items():
             view.load_state(under(f"{name}.", state))
 
@@ -111,7 +114,7 @@ class View:
 
     def __init__(self, rows: Encoded, limit: float) -> None:
         self.rows = rows
-        self.limit = limit
+        self.faults = Faults(rows, limit)
         self.done = 0
         self.looks = Looks(torch.empty(len(rows), dtype=torch.float64), torch.empty(0))
 
@@ -122,24 +125,24 @@ class View:
     def look(self, player: Player, progress: Progress) -> None:
         """Look at the rows that are left. Raises RunError where too many losses are not finite."""
         player.activate()
-        faults = Faults(self.rows, self.limit)
         for batch in longest_first(self.rows, _batch_size(player), self.done):
             seen = _look(player, batch)
             if not len(self.looks.states):
                 self.looks = Looks(self.looks.losses, torch.empty(len(self.rows), *seen.states.shape[1:]))
             for part, values in zip(self.looks, seen, strict=True):
                 part[batch.rows] = values
-            faults.note(batch, self.looks.losses[batch.rows])
+            self.faults.note(batch, self.looks.losses[batch.rows])
             self.done += len(batch.rows)
             progress.report(len(batch.rows), batch.token_count, candidate_loss=finite_mean(seen.losses))
 
     def state(self) -> State:
         """Tensors that a resumed look needs."""
-        return {"done": torch.tensor(self.done), **self.looks._asdict()}
+        return {"done": torch.tensor(self.done), "faults": self.faults.tensor(), **self.looks._asdict()}
 
     def load_state(self, state: State) -> None:
         """Take back what ``state`` gave."""
         self.done = int(state["done"])
+        self.faults.take_back(state["faults"])
         self.looks = Looks(*(state[name].clone() for name in Looks._fields))
         sizes = {len(part) for part in self.looks if self.done or part is self.looks.losses}
         if sizes != {len(self.rows)} or not 0 <= self.done <= len(self.rows):

@@ -36,6 +36,8 @@ def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     say(f"candidates: {_count(candidates, drops)}")
     say(f"safe set: {_count(safe, safe_drops)}")
     scores, log = _rank(run, inputs, candidates, safe)
+    if not processes.is_first():
+        return Outcome([], {})
     if scores.faults:
         say(f"rank: the loss of {len(scores.faults)} rows is not finite; ranked last: {', '.join(scores.faults[:5])}")
     run.folder.write_scores(scores, run.material.rows.positions(scores.ids))

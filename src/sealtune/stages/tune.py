@@ -35,7 +35,7 @@ def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     # The trainer counts its steps in batches of all processes: as many must go on with them.
     safeguard = Safeguard("tune", run.folder, {**inputs, "processes": processes.count()}, settings.save_steps)
     resume = safeguard.resume(run.config.resume_from_checkpoint)
-    model = run.load_model(full=not settings.use_peft)
+    model = run.load_model(full=not settings.use_peft, everywhere=processes.deepspeed_shards())
     with track("tune") as advance, safeguard.stopping():
         tuned, log = train(model, run.material.tokenizer, rows, run.config, advance, safeguard=safeguard, resume=resume)
     run.stop_requested = processes.agreed(safeguard.stop_requested or 0) or None
