@@ -54,6 +54,23 @@ def test_each_adapter_moves_only_itself(mover, other, gradient_checkpointing):
     assert not any(torch.equal(x, y) for x, y in zip(before_mover, both[mover].parameters, strict=True))
 
 
+def test_checkpointing_recomputes_with_the_adapter_that_was_active():
+    """Both adapters learn by turns, accumulate, and become what they become without checkpoints, to the bit."""
+    found = []
+    for checkpointing in (False, True):
+        model, both = players(SETTINGS.model_copy(update={"gradient_checkpointing": checkpointing}))
+        for turn in range(3):
+            for size in (4, 6):  # two backward passes before a step
+                for name, weight in (("theta", 1.0), ("theta_hat", -0.5)):
+                    both[name].learn(batch(size=size), torch.full((size,), weight + turn))
+            for name in ("theta_hat", "theta"):
+                both[name].descend()
+        found.append([snapshot(both[name].parameters) for name in ("theta", "theta_hat")])
+    for plain, recomputed in zip(*found, strict=True):
+        assert same(plain, recomputed)
+    assert not same(*found[0])
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler on a CPU")
 def test_a_compiled_model_learns_the_same():
     found = []

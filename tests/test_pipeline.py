@@ -485,6 +485,26 @@ def test_a_broken_model_file_is_one_line(project, tiny_folder):
         assert outcome.output.count("error: ") == 1
 
 
+def test_a_four_bit_base_is_ranked_and_tuned_on(project, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from tiny import tiny_model
+    from tokenizers_for_tests import chatml_tokenizer
+
+    tokenizer = chatml_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128}
+    tiny_model(**sizes, eos_token_id=tokenizer.eos_token_id).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    project |= {"model_name_or_path": str(tmp_path / "model"), "load_in_4bit": True}
+    for stage in ("rank", "tune"):
+        project[stage] |= {"gradient_checkpointing": True}
+    project["rank"]["algorithm"] = 1
+    run(project, "rank", "select", "tune", "evaluate")
+    assert len(set(scores()["score"])) == 20
+    results = json.loads(Path("out/evaluate/results.json").read_text())
+    losses = [row["value"] for row in results if row["measure"] == "loss"]  # of two sets before, of two after
+    assert len(losses) == 4 and losses[3] < losses[1]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
 def test_preemption_has_an_exit_code_of_its_own(project, monkeypatch, number, code):
     Path("config.yaml").write_text(yaml.safe_dump(project), encoding="utf-8")

@@ -132,9 +132,18 @@ def test_one_dies_the_others_end_and_any_number_goes_on(rows):
     assert time.monotonic() - died < 60
     assert "error: another process of this run has ended; go on with resume_from_checkpoint=true" in output
     words = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "resume_from_checkpoint=true"]
-    alone = [sys.executable, "-m", "sealtune", "rank", *words]
-    done = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0 and "going on after step" in done.stderr
+    before = {path.name for path in (rows / "out/rank").glob("checkpoint-*")}
+    alone = subprocess.Popen(
+        [sys.executable, "-m", "sealtune", "rank", *words], env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while {path.name for path in (rows / "out/rank").glob("checkpoint-*")} <= before:
+        assert alone.poll() is None, alone.stderr.read()
+        time.sleep(0.02)
+    alone.send_signal(signal.SIGTERM)
+    _, told = alone.communicate(timeout=100)
+    assert alone.returncode == 143 and "going on after step" in told
+    output, _ = (process := rank_together(rows, "out", "resume_from_checkpoint=true")).communicate(timeout=200)
+    assert process.returncode == 0 and "going on after step" in output, output
     expected, found = scores_of(rows / "whole"), scores_of(rows / "out")
     assert found.ids == expected.ids
     assert found.visits.tolist() == expected.visits.tolist() == [6] * 150
@@ -157,9 +166,11 @@ def test_only_the_first_loads_a_base_that_is_sharded(rows):
 
 
 def test_a_stop_reaches_all_after_the_same_step(rows):
+    """A scheduler tells every process of the job, and the launcher tells its own once more."""
     process = rank_together(rows, "out")
     wait_for("rank/checkpoint-*", rows / "out", process)
-    process.send_signal(signal.SIGTERM)
+    for one in (*psutil.Process(process.pid).children(), process):
+        one.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
     assert process.returncode != 0
@@ -334,6 +345,25 @@ def test_a_launcher_that_is_not_there(configuration, message, monkeypatch):
     monkeypatch.setattr("os.execv", lambda *command: pytest.fail("launched"))
     with pytest.raises(UserError, match=message):
         launch.launch(configuration, None, ["rank"])
+
+
+def test_one_launcher_is_enough(monkeypatch):
+    monkeypatch.delenv(launch.MARK, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("os.execv", lambda *command: pytest.fail("launched"))
+    with pytest.raises(UserError, match="a launcher is at work already"):
+        launch.launch("multi_cpu", 2, ["rank"])
+
+
+@pytest.mark.parametrize("stage", [2, 3, None])
+def test_a_stage_of_zero_is_read_from_deepspeeds_own_file_too(tmp_path, monkeypatch, stage):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": stage}} if stage else {}))
+    named = {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file), "ACCELERATE_USE_DEEPSPEED": "true", "WORLD_SIZE": "2"}
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert processes.shards_base() == processes.deepspeed_shards() == (stage == 3)
+    assert not processes.fsdp_shards()
 
 
 @pytest.mark.parametrize("configuration", launch.names())
