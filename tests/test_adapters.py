@@ -58,7 +58,7 @@ def test_checkpointing_recomputes_with_the_adapter_that_was_active():
     """Both adapters learn by turns, accumulate, and become what they become without checkpoints, to the bit."""
     found = []
     for checkpointing in (False, True):
-        model, both = players(SETTINGS.model_copy(update={"gradient_checkpointing": checkpointing}))
+        _, both = players(SETTINGS.model_copy(update={"gradient_checkpointing": checkpointing}))
         for turn in range(3):
             for size in (4, 6):  # two backward passes before a step
                 for name, weight in (("theta", 1.0), ("theta_hat", -0.5)):
