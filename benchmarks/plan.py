@@ -209,16 +209,16 @@ def network_table() -> str:
 
 def rows_table() -> str:
     methods = {"shared": {"method": "shared"}, "seal, Algorithm 2": {}, "seal, Algorithm 1": {"algorithm": 1}}
-    table = [
-        ["rows", "method", "operations, 8B", "H100 hours: 1B", "8B", "70B", "memory a process, 8B", "tokens on disk"]
-    ]
+    heads = ["rows", "method", "operations, 8B", "H100 hours: 1B", "8B", "70B"]
+    table = [[*heads, "memory a process, 8B", "tokens on disk", "scratch files, 8B"]]
     for rows in SIZES:
         for name, settings in methods.items():
             one = case("8B", rows=rows, **settings)
             hours = [case(model, rows=rows, **settings).gpu_hours() for model in (PROXY, "8B", "70B")]
             work = f"{one.gpu_hours() * 3600 * one.gpu.speed:.1e}"
             cells = [f"{h:,.0f}" if h >= 10 else f"{h:.1f}" for h in hours]
-            table.append([f"{rows:,}", name, work, *cells, size(one.host_bytes()), size(one.disk_bytes())])
+            kept = (one.host_bytes(), one.disk_bytes(), one.scratch_bytes())
+            table.append([f"{rows:,}", name, work, *cells, *map(size, kept)])
     return markdown(table)
 
 

@@ -27,6 +27,7 @@ FORBIDDEN = {  # layer: (its modules, what they must never import, at any depth 
             "train",
             "players",
             "fitting",
+            "scratch",
             "rankers",
             "evaluation",
             "selection",

@@ -199,6 +199,27 @@ def test_the_shared_scorer_resumes_to_the_same_bits(project, monkeypatch, step):
     stop_and_resume(project, monkeypatch, step, 9)
 
 
+@pytest.mark.parametrize("step", [1, 5])
+def test_what_lies_in_a_scratch_file_is_looked_at_again(project, monkeypatch, step):
+    """Its checkpoints do not hold the hidden states; the steps before it count on."""
+    from sealtune import scratch
+
+    monkeypatch.setattr(scratch, "MOST", 0)
+    project["rank"]["method"] = "shared"
+    with monkeypatch.context() as patch:
+        interrupt_at(step, patch)
+        with pytest.raises(StoppedError):
+            run(project, "rank")
+    state = next(Path("out/rank").glob("checkpoint-*")) / "state.safetensors"
+    with safe_open(state, "pt") as saved:
+        assert saved.get_tensor("candidates.done") == 0 and not saved.get_tensor("candidates.states").numel()
+    run(project, "rank", resume_from_checkpoint=True)
+    found = scores()
+    monkeypatch.setattr(scratch, "MOST", 2**28)
+    run(project, "rank", output_dir="whole")
+    assert found["score"] == scores("whole")["score"]
+
+
 def test_ctrl_c_at_the_last_step_lets_the_stage_finish_and_no_other_begin(project, monkeypatch, capsys):
     interrupt_at(10, monkeypatch)
     with pytest.raises(StoppedError, match="stopped after rank, which is finished"):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from sealtune.cli import app
 from sealtune.config import build_config
-from sealtune.memory import Engine, rank_bytes, row_bytes
+from sealtune.memory import Engine, rank_bytes, row_bytes, scratch_bytes
 from sealtune.needs import GPUS
 from sealtune.operations import Amounts, rank_work
 from sealtune.plan import Case, limits, size
@@ -79,7 +79,9 @@ def test_what_a_row_takes():
     assert row_bytes(TINY, config, 8) == 8 + 28 + 40
     assert row_bytes(TINY, case(shard_selector=True).config, 4) == 8 + 28 / 4 + 40
     assert row_bytes(TINY, case(selector_update="adam").config) == 8 + 28 + 16 + 40
-    assert row_bytes(TINY, case(method="shared").config) == 40 + 8 + 2 * 4 * 4
+    assert row_bytes(TINY, case(method="shared").config) == 40 + 180
+    assert scratch_bytes(TINY, case(method="shared").config) == 2 * 4 * 4
+    assert scratch_bytes(TINY, config) == 0
     assert row_bytes(TINY, case(method="loss").config) == 40
 
 

@@ -20,6 +20,8 @@ ORDER, SELECTOR = 8, 28
 the last epoch, visits, last loss, last gap, which ``shard_selector`` divides."""
 SCORES = 40
 """Host bytes a candidate of the outcome: five columns of eight bytes, whole in each process."""
+JUDGING = 180
+"""Host bytes a candidate that the scorer of ``shared`` takes while it learns: losses, parts, margins, their copies."""
 
 
 class Engine(NamedTuple):
@@ -140,11 +142,16 @@ def ask_bytes(shape: Shape, config: Config) -> float:
 def row_bytes(shape: Shape, config: Config, processes: int = 1) -> float:
     """Host bytes a candidate in each process, ids and tokens apart: the most, when the outcome is put together.
 
-    ``shared`` keeps the losses and two mean hidden states of each row, in float32.
+    The hidden states of ``shared`` lie in a scratch file (``scratch_bytes``); what its scorer takes was measured.
     """
     settings = config.rank
     if settings.method in ("seal", "seal_released"):
         dense = settings.method == "seal_released" or settings.selector_update == "adam"
         kept = SELECTOR / (processes if settings.shard_selector else 1)
         return ORDER + kept + (16 if dense else 0) + SCORES  # dense: Adam's two moments of every logit
-    return float(SCORES + (8 + 8 * shape.hidden if settings.method == "shared" else 0))
+    return float(SCORES + (JUDGING if settings.method == "shared" else 0))
+
+
+def scratch_bytes(shape: Shape, config: Config) -> float:
+    """Disk for a candidate in each process while it is ranked: ``shared`` keeps two mean hidden states, in float32."""
+    return 8.0 * shape.hidden if config.rank.method == "shared" else 0.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sealtune.config import Config
-from sealtune.memory import Engine, rank_bytes, row_bytes, weight_size
+from sealtune.memory import Engine, rank_bytes, row_bytes, scratch_bytes, weight_size
 from sealtune.needs import TOKEN, Gpu
 from sealtune.operations import Amounts, batch_size, players, rank_operations, rank_work, trained
 from sealtune.shapes import KNOWN, Shape
@@ -116,6 +116,10 @@ class Case:
         """The rows as tokens."""
         return TOKEN * self.amounts.tokens * self.amounts.rows
 
+    def scratch_bytes(self) -> float:
+        """Scratch files of the processes of a machine while they rank."""
+        return scratch_bytes(self.shape, self.config) * self.amounts.rows * min(self.gpus, NODE)
+
 
 def _gathered(case: Case, engine: Engine) -> float:
     """Bytes of blocks that a GPU fetches from the others for one pass."""
@@ -157,12 +161,11 @@ def _saving(case: Case) -> Iterator[tuple[str, Case]]:
 
 
 def _states(case: Case) -> Limit | None:
-    processes = min(case.gpus, NODE)
-    if case.config.rank.method != "shared" or case.host_bytes() * processes <= HOST / 2:
+    if case.scratch_bytes() <= DISK:
         return None
-    sample = 10 ** int(math.log10(HOST / 2 / processes / row_bytes(case.shape, case.config)))
+    sample = 10 ** int(math.log10(DISK * case.amounts.rows / case.scratch_bytes()))
     knob = f"rank a sample of {sample:,} rows, `sealtune score` the rest in files of that many"
-    return Limit(f"{size(case.host_bytes())} of hidden states in each of {processes} processes of a machine", knob)
+    return Limit(f"{size(case.scratch_bytes())} of hidden states in scratch files of a machine", knob)
 
 
 def _hours(case: Case) -> Limit | None:
@@ -215,12 +218,12 @@ def engine_table(case: Case) -> list[list[str]]:
 
 def rows_table(case: Case, sizes: Sequence[int] = SIZES) -> list[list[str]]:
     """A line a number of rows: operations, GPU hours, host memory of a process, tokens on disk."""
-    table = [["rows", "operations", "GPU hours", "memory a process", "tokens on disk"]]
+    table = [["rows", "operations", "GPU hours", "memory a process", "tokens on disk", "scratch files"]]
     for rows in sizes:
         one = case.with_rows(rows)
         work = rank_operations(one.shape, one.config, one.amounts)
         row = [f"{rows:,}", f"{work:.1e}", f"{one.gpu_hours():,.1f}", size(one.host_bytes())]
-        table.append([*row, size(one.disk_bytes())])
+        table.append([*row, size(one.disk_bytes()), size(one.scratch_bytes())])
     return table
 
 

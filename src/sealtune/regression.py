@@ -95,8 +95,9 @@ def _cross_fit_once(
         line = logistic_regression((torch.cat([good, safe_known]) - mean) / deviation, (bad - mean) / deviation)
         weight = line.weight / deviation
         lines.append(Line(weight, line.bias - mean @ weight))
-        scores[fold == k] = lines[k](features[fold == k])
-        safe_scores[safe_fold == k] = lines[k](safe[safe_fold == k])
+        for rows, of_rows, chosen in ((features, scores, fold == k), (safe, safe_scores, safe_fold == k)):
+            for part in chunked(torch.nonzero(chosen).flatten()):
+                of_rows[part] = lines[k](rows[part])
     weight, bias = torch.stack([line.weight for line in lines]), torch.stack([line.bias for line in lines])
     return scores, safe_scores, weight.mean(0), bias.mean()
 

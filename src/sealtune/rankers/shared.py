@@ -22,6 +22,7 @@ from sealtune.rankers import Job, State
 from sealtune.records import Scores
 from sealtune.regression import MOST, thin
 from sealtune.scorer import Looks, Scorer
+from sealtune.scratch import is_mapped, room
 from sealtune.train import Faults, Progress, finite_mean, under
 
 ESTIMATES = True
@@ -128,7 +129,7 @@ class View:
         for batch in longest_first(self.rows, _batch_size(player), self.done):
             seen = _look(player, batch)
             if not len(self.looks.states):
-                self.looks = Looks(self.looks.losses, torch.empty(len(self.rows), *seen.states.shape[1:]))
+                self.looks = Looks(self.looks.losses, room(len(self.rows), *seen.states.shape[1:]))
             for part, values in zip(self.looks, seen, strict=True):
                 part[batch.rows] = values
             self.faults.note(batch, self.looks.losses[batch.rows])
@@ -136,8 +137,11 @@ class View:
             progress.report(len(batch.rows), batch.token_count, candidate_loss=finite_mean(seen.losses))
 
     def state(self) -> State:
-        """Tensors that a resumed look needs."""
-        return {"done": torch.tensor(self.done), "faults": self.faults.tensor(), **self.looks._asdict()}
+        """Tensors that a resumed look needs; none of many rows, which are looked at again: each checkpoint would take
+        as long to write.
+        """
+        seen = View(self.rows, 0) if is_mapped(self.looks.states) else self
+        return {"done": torch.tensor(seen.done), "faults": seen.faults.tensor(), **seen.looks._asdict()}
 
     def load_state(self, state: State) -> None:
         """Take back what ``state`` gave."""
