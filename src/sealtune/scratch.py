@@ -28,7 +28,7 @@ def room(*shape: int) -> Tensor:
         try:
             os.posix_fallocate(file.fileno(), 0, 4 * size)  # or a full disk would kill the process when it is written
         except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno), tempfile.gettempdir()) from None
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
         return torch.from_file(file.name, shared=True, size=size).view(shape)
 
 
