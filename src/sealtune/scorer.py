@@ -8,7 +8,7 @@ Four judgements of a row are added, each in standard deviations over the candida
   refuses.
 * *shared*: which hidden states of prompts and responses go with a bad fit, by a logistic regression of the
   worst-fitting rows against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other;
-  a row is judged by others than itself (cross-fitting), so no row learns its own noise. It counts one and a half times.
+  a row is judged by others than itself (cross-fitting), so no row learns its own noise. It counts twice.
 * *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
   speaks for the row, clearly (it is squared), and as far as the row fits: a safe answer to a sensitive prompt, whose
   topic the shared part holds against it, is protected; a benign task that the safe set lacks is not punished; and harm
@@ -36,10 +36,10 @@ DRAWS = 4
 """How often the shared part is cross-fitted: the margins, and the share of unsafe rows told from them, depend less on
 who is in which fold."""
 
-SHARED = 1.5
+SHARED = 2.0
 """Weight of the shared part: it has the least noise of a row's own."""
 
-PROTECTION, CLEARLY = 20.0, 2.0
+PROTECTION, CLEARLY = 12.0, 2.0
 """Weight of the squared resemblance, times its skill, and the deviations from which it counts no more."""
 
 POOLED = 4
