@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
-from trl import SFTTrainer
 
 from conftest import forge_checkpoint
 from sealtune import trainer
 from sealtune.config import build_config
-from sealtune.finetune import train
+from sealtune.finetune import keeping_batch, train
 from sealtune.losses import token_losses
 from sealtune.material import Material
 from sealtune.models import load_model
 from sealtune.pipeline import Run
 from sealtune.recorder import Safeguard
 from sealtune.records import StoppedError, UserError
+from sealtune.resumable import ResumableTrainer
 
 
 def tuned(config, trainer_class=None):
@@ -57,7 +57,7 @@ def test_the_response_loss_trains_as_trl_does(project, monkeypatch, use_peft, ra
     ours, our_losses = tuned(config)
     assert len(learned) == 12  # two batches a step, and only what is learned of them
     assert sum(learned) < len(Material(config).candidates[0].tokens) * 1.2 * 0.7
-    theirs, their_losses = tuned(config, SFTTrainer)
+    theirs, their_losses = tuned(config, ResumableTrainer)
     precision = {"float32": 1e-4, "bfloat16": 2e-2}[dtype]
     assert our_losses == pytest.approx(their_losses, rel=precision)
     assert our_losses[0] != our_losses[-1]
@@ -184,6 +184,19 @@ def test_a_preempted_tuning_has_a_code_of_its_own_and_goes_on_from_what_is_whole
     assert "tune: going on after step 4" in capsys.readouterr().err
     run_to_tune(project, output_dir="whole")
     assert made_by_tuning("out") == made_by_tuning("whole")
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "accumulated"), [(32, 2, 2), (32, 1, 4), (8, 1, 1), (24, 2, None), (0, 1, None)]
+)
+def test_the_batch_of_a_checkpoint_is_kept(monkeypatch, rows, processes, accumulated):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    config = build_config({"model_name_or_path": "m", "tune": {"per_device_train_batch_size": 8}})
+    if accumulated is None:
+        with pytest.raises(UserError, match=f"steps of {rows} rows, which {processes} processes cannot share by 8"):
+            keeping_batch(config, rows)
+    else:
+        assert keeping_batch(config, rows).tune.gradient_accumulation_steps == accumulated
 
 
 def test_a_stop_at_the_last_step_lets_the_tuning_finish(project, monkeypatch):

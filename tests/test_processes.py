@@ -238,6 +238,25 @@ def test_an_adapter_is_tuned_alike_on_a_sharded_base(selected, rows, settings):
         np.testing.assert_allclose(weight, others[name], atol=1e-4, err_msg=name)
 
 
+def test_a_tuning_goes_on_with_fewer_processes(selected, rows):
+    """In its second epoch, whose rows come in the same order."""
+    process = selected("stopped", {})
+    wait_for("tuning/checkpoint-9", rows / "stopped", process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    words = ["rank.method=random", "tune.learning_rate=0.02", "tune.num_train_epochs=2", "tune.save_steps=3"]
+    words = [str(rows / "config.yaml"), *words, f"output_dir={rows / 'stopped'}", "resume_from_checkpoint=true"]
+    alone = [sys.executable, "-m", "sealtune", "tune", *words]
+    done = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stderr
+    output, _ = (process := selected("whole", {})).communicate(timeout=200)
+    assert process.returncode == 0, output
+    (losses, _), (same, _) = (tuned(rows / name) for name in ("stopped", "whole"))
+    assert len(losses) == len(same) == 2 * 8
+    np.testing.assert_allclose(losses[:-1], same[:-1], rtol=1e-4)  # two processes fill the last step up with rows
+
+
 def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_folder):
     process = selected("stopped", FSDP)
     wait_for("tuning/checkpoint-*", rows / "stopped", process)

@@ -15,6 +15,7 @@ from sealtune import processes
 from sealtune.adapters import lora_config, sharded_adapter
 from sealtune.config import Config, TuneConfig
 from sealtune.encoded import Encoded
+from sealtune.fitting import taking_back
 from sealtune.models import compute_dtype, load_model, public_name
 from sealtune.records import RunError, UserError
 
@@ -46,10 +47,14 @@ def train(
     With ``safeguard`` it saves checkpoints and can be stopped; it goes on from ``resume``, if that is given.
 
     Raises:
-        UserError: a setting that the trainer or peft refuses.
+        UserError: a setting that the trainer or peft refuses, or a batch that these processes cannot make.
         StoppedError: it was asked to stop, and saved a checkpoint.
         RunError: the loss became NaN or infinite.
     """
+    if resume is not None:
+        with taking_back():
+            batch = int(resume.rest["batch"])
+        config = keeping_batch(config, batch)
     settings = config.tune
     spread = settings.use_peft and processes.fsdp_shards()
     if spread:
@@ -105,9 +110,27 @@ def _make_trainer(
     except (ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"tune: {' '.join(str(error).split())}") from None
     trainer.remove_callback(PrinterCallback)  # our own progress says it
+    trainer.rows = rows
     if parts := processes.sharded_names(trainer.model):  # they are not alike in the processes, and not to be made so
         trainer.model._ddp_params_and_buffers_to_ignore = parts
     return trainer
+
+
+def keeping_batch(config: Config, rows: int) -> Config:
+    """The config with which these processes take steps of so many rows together: as a checkpoint has had them.
+
+    Raises:
+        UserError: they cannot.
+    """
+    settings = config.tune
+    micro_batch = settings.per_device_train_batch_size * processes.count()
+    if rows < 1 or rows % micro_batch:
+        raise UserError(
+            f"tune: the checkpoint has steps of {rows} rows, which {processes.count()} processes cannot share by "
+            f"{settings.per_device_train_batch_size} rows each; go on with another number of processes"
+        )
+    same = settings.model_copy(update={"gradient_accumulation_steps": rows // micro_batch})
+    return config.model_copy(update={"tune": same})
 
 
 def _gather(trainer: SFTTrainer) -> None:

@@ -1,7 +1,8 @@
 """TRL's SFTTrainer with checkpoints of our own: no pickle, whole or not at all, and the same bits after a resume.
 
 transformers keeps optimizer, schedule and random numbers as pickles. It also draws the order of rows that are grouped
-by length from the random numbers of the moment, so one that goes on in a later epoch would meet other rows there.
+by length from the random numbers of the moment, so one that goes on in a later epoch would meet other rows there. Here
+seed and epoch decide on it, so that a tuning may go on with more or fewer processes, too.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
+from sealtune import processes
 from sealtune.checkpoints import Checkpoint
 from sealtune.console import say
+from sealtune.data.batches import Batches
+from sealtune.encoded import Encoded
 from sealtune.fitting import require_alike, taking_back
 
 if TYPE_CHECKING:
@@ -30,13 +35,13 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
 
     safeguard: Safeguard
     resumed: Checkpoint | None = None
-    order_drawn_from: dict[str, Tensor]
-    """The random numbers as they stood when the epoch began."""
+    rows: Encoded
+    """What is trained on, the same as the trainer's data set."""
 
     def train_guarded(self, safeguard: Safeguard, resume: Checkpoint | None) -> None:
         """Train, from ``resume`` on. Raises StoppedError where the safeguard was asked to stop."""
         self.safeguard, self.resumed = safeguard, resume
-        self.add_callback(_Moments(self))
+        self.add_callback(_Moments(safeguard))
         if self._is_spread:
             say("tune: DeepSpeed, and FSDP of whole models, keep the optimizer in parts, so no checkpoints are saved")
         if resume is None:
@@ -48,6 +53,15 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir)  # from here the trainer takes its counters, from us the rest
         (folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": resume.records}), "utf-8")
         self.train(resume_from_checkpoint=str(folder))
+
+    @property
+    def _batch(self) -> int:
+        """Rows of a step, in all processes together."""
+        args = self.args
+        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * processes.count())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
+        return RowOrder(Batches(self.rows, self._batch, self.args.seed))
 
     # -- what the trainer calls to save and to load ------------------------------------------------------------------
 
@@ -63,13 +77,12 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         records = counters.pop("log_history")
         optimizer = self.optimizer.state_dict()
         rest = {"trainer": counters, "groups": optimizer["param_groups"], "scheduler": self.lr_scheduler.state_dict()}
+        rest |= {"batch": self._batch}
         if self.accelerator.scaler is not None:
             rest |= {"scaler": self.accelerator.scaler.state_dict()}
         state: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self._learned()}
         for i, moments in optimizer["state"].items():
             state |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
-        drawn_from = random_state() if self.state.epoch.is_integer() else self.order_drawn_from  # the next epoch's
-        state |= {f"order.{name}": value for name, value in drawn_from.items()}
         state |= {f"random.{name}": value for name, value in random_state().items()}
         self.safeguard.save(Checkpoint(self.state.global_step, state, records, rest), self.state.max_steps)
 
@@ -111,20 +124,32 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         return {name.removeprefix(f"{kind}."): value for name, value in state.items() if name.startswith(f"{kind}.")}
 
 
+class RowOrder(Sampler[int]):
+    """The rows of an epoch, neighbours in length together; ``set_epoch`` says of which."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Of this epoch from now on; the trainer and accelerate call it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.batches.encoded)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.batches.order(self.epoch).tolist())
+
+
 class _Moments(TrainerCallback):  # type: ignore[misc]
-    """Tells the trainer when to save, and sees to it that the epoch which is gone on with has its rows' order."""
+    """Tells the trainer when to save."""
 
-    def __init__(self, trainer: ResumableTrainer) -> None:
-        self.trainer = trainer
-        self.begins_with = trainer._saved("order")
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        set_random_state(self.begins_with)
-        self.begins_with = {}
-        self.trainer.order_drawn_from = random_state()
+    def __init__(self, safeguard: Safeguard) -> None:
+        self.safeguard = safeguard
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = self.trainer.safeguard.is_due(state.global_step, state.max_steps)
+        control.should_save = self.safeguard.is_due(state.global_step, state.max_steps)
 
 
 def random_state() -> dict[str, Tensor]:

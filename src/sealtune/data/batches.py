@@ -84,6 +84,13 @@ class Batches:
         start = self._turns[place] * self.size
         return Batch(torch.from_numpy(self._order[start : start + self.size].copy()), self.encoded)
 
+    def order(self, epoch: int) -> IntArray:
+        """The rows (N,) of an epoch, one batch after the other, a smaller one last."""
+        order, turns = self._shuffle(epoch)
+        whole = turns[turns < len(order) // self.size]
+        rows = order[: len(whole) * self.size].reshape(-1, self.size)[whole]
+        return np.concatenate([rows.flatten(), order[rows.size :]])
+
     def _shuffle(self, epoch: int) -> tuple[IntArray, IntArray]:
         """The rows (N,), neighbours in length together within a group, and the turns in which the batches come."""
         random = np.random.default_rng([*self.seed, epoch])

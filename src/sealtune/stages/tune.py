@@ -32,8 +32,7 @@ def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
     run.require_same_rows("tune")
     rows = _training_rows(run)
     settings = run.config.tune
-    # The trainer counts its steps in batches of all processes: as many must go on with them.
-    safeguard = Safeguard("tune", run.folder, {**inputs, "processes": processes.count()}, settings.save_steps)
+    safeguard = Safeguard("tune", run.folder, inputs, settings.save_steps)
     resume = safeguard.resume(run.config.resume_from_checkpoint)
     model = run.load_model(full=not settings.use_peft, everywhere=processes.deepspeed_shards())
     with track("tune") as advance, safeguard.stopping():
