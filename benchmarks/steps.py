@@ -8,8 +8,8 @@
   fused        algorithm_2 with the candidates and the safe rows in one pass; not a setting of the tool
   compiled     algorithm_2 with rank.torch_compile
 
-All meet the same rows, in the batches in which ranking would draw them; only ``released`` shuffles them, since it does
-not group rows by length.
+All meet the same rows, in the batches in which ranking draws them, neighbours in length together. Only ``released`` does
+not group rows: its batches are drawn from the same sets at random, as that code draws them.
 
 Every token that passes through the model in a step counts once a pass: for sft and tuner the rows of the batch; for
 algorithm_1 the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not
@@ -191,8 +191,7 @@ def released(meter, model, tokenizer, batches, safe, config, count) -> None:
 
     run = code.Released(model, batches.encoded, safe.encoded, config.rank, config.seed)
     meter.watch(run, "losses")
-    for part in (batches, safe):  # the first batch warms up: it stays
-        later = part.rows[part.size :]
-        part.rows = torch.cat([part.rows[: part.size], later[torch.randperm(len(later))]])
+    for part in (batches, safe):
+        part.rows = torch.randperm(len(part.encoded))[: len(part.rows)]
     for step in range(count):
         meter.end_step(run.step(batches.at(step).rows, safe.at(step).rows))

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each round")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before those that are timed")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=[*VARIANTS, "tuner"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=list(VARIANTS))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--variant", choices=VARIANTS + IDEAS, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
