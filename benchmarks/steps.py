@@ -8,8 +8,8 @@
   fused        algorithm_2 with the candidates and the safe rows in one pass; not a setting of the tool
   compiled     algorithm_2 with rank.torch_compile
 
-All meet the same rows, in the batches in which ranking draws them, neighbours in length together. Only ``released`` does
-not group rows: its batches are drawn from the same sets at random, as that code draws them.
+All meet the same rows, in the batches in which ranking draws them, neighbours in length together. Only ``released``
+does not group rows: its batches are drawn from the same sets at random, as that code draws them.
 
 Every token that passes through the model in a step counts once a pass: for sft and tuner the rows of the batch; for
 algorithm_1 the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not
