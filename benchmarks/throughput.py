@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--data", default=first_file(FOLDER / "mixtures/general_20.jsonl", "candidates.jsonl"))
     parser.add_argument("--safe", default=first_file(FOLDER / "safe/mixed.jsonl", "safe.jsonl"))
-    parser.add_argument("--max-length", type=int, default=192)
+    parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each round")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before those that are timed")
