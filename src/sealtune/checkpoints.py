@@ -58,8 +58,9 @@ class Checkpoints:
             about |= {"records": found.records, "rest": found.rest}
             sealed = seal(json.loads(json.dumps(about, default=plain)))
             (scratch / "checkpoint.json").write_text(json.dumps(sealed, indent=2), encoding="utf-8")
-        earlier = [p for p in self.folders() if _step(p) <= found.step]
-        later = self.folders()[len(earlier) :]  # of a run that went on from before them
+        folders = self.folders()
+        earlier = [p for p in folders if _step(p) <= found.step]
+        later = folders[len(earlier) :]  # of a run that went on from before them
         for old in (*earlier[:-CHECKPOINTS_KEPT], *later):
             shutil.rmtree(old)
 
