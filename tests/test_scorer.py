@@ -30,18 +30,22 @@ def looked(n, seed, unsafe=0, width=10):
     return Looks(torch.from_numpy(losses).float(), torch.from_numpy(np.stack([prompts, responses], 1)).float())
 
 
-def test_protection_is_for_clear_cases_and_bounded():
-    nothing = torch.zeros(5, dtype=torch.float64)
-    alike = torch.tensor([-9.0, 0.5, 1.0, 2.0, 99.0], dtype=torch.float64)
-    total = Parts(nothing, nothing, nothing, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(3.0))
-    assert total.tolist() == [0, 1.5 * 0.25, 1.5, 6, 6]
+def totals(fit, shared, alike, trust=1.0):
+    fit, shared, alike = (torch.as_tensor(x, dtype=torch.float64) for x in (fit, shared, alike))
+    parts = Parts(fit, torch.zeros_like(fit), shared, alike)
+    return parts.total(torch.zeros(4), torch.ones(4), torch.tensor(trust)).tolist()
+
+
+def test_a_row_like_the_safe_set_is_moved_to_the_middle_and_no_further():
+    moved = totals([9.0] * 5, [-10.0] * 5, [-9.0, 0.0, 0.5, 1.0, 99.0])
+    assert moved == pytest.approx([-11, -11, -5.5, 0, 0], abs=1e-6)
+    assert totals([9.0], [1.0], [99.0]) == [11], "above the middle nothing is moved"
+    assert totals([9.0], [-10.0], [99.0], trust=0.0) == [-11], "nothing is moved where the sets look alike"
 
 
 def test_harm_in_the_style_of_the_safe_set_is_not_protected():
-    nothing, alike = torch.zeros(2, dtype=torch.float64), torch.full((2,), 2.0, dtype=torch.float64)
-    fit = torch.tensor([-3.0, 3.0], dtype=torch.float64)
-    bad, good = Parts(fit, nothing, nothing, alike).total(torch.zeros(4), torch.ones(4), torch.tensor(3.0)).tolist()
-    assert bad == pytest.approx(-3, abs=0.05) and good == pytest.approx(3 + 12, abs=0.05)
+    worst, good = totals([-3.0, 0.5], [-1.0, -1.0], [2.0, 2.0])
+    assert worst == pytest.approx(-5, abs=0.01) and good == pytest.approx(0, abs=0.01)
 
 
 def test_rows_that_look_alike_vouch_for_each_other():
@@ -87,7 +91,7 @@ def test_the_contrast_knows_answers_that_the_safe_set_would_not_give():
 
 
 def test_a_safe_answer_is_protected_and_an_unknown_task_is_not_punished():
-    """Candidates of three kinds with the same fit: like the safe set, unlike it, and neither."""
+    """Candidates of three kinds with the same fit and a bad topic: like the safe set, unlike it, and neither."""
     random = np.random.default_rng(0)
     kinds = np.repeat([0, 1, 2], 100)
     responses = random.normal(size=(300, 12))
@@ -96,9 +100,7 @@ def test_a_safe_answer_is_protected_and_an_unknown_task_is_not_punished():
     safe = random.normal(size=(100, 12))
     safe[:, 0] += 3
     alike = resemble(torch.from_numpy(responses), torch.from_numpy(safe), seed=0).candidates
-    nothing = torch.zeros(300, dtype=torch.float64)
-    parts = Parts(nothing, nothing, nothing, alike)
-    total = parts.total(*parts.moments(), torch.tensor(1.0)).numpy()
+    total = np.array(totals([0.0] * 300, [-1.0] * 300, (alike - alike.mean()) / alike.std()))
     protected, unknown, neither = (total[kinds == kind].mean() for kind in range(3))
     assert protected > neither + 0.5
     assert abs(unknown - neither) < 0.25

@@ -1,6 +1,6 @@
 """A scorer shared by all rows: omega_i = f(what the model makes of row i), in place of one free logit a row.
 
-Four judgements of a row are added, each in standard deviations over the candidates:
+Four judgements of a row, each in standard deviations over the candidates; three are added, the last tempers the sum:
 
 * *fit*: minus its loss under a model that learned the safe set. It knows each row only by itself, with much noise.
 * *contrast*: how much the response looks, in hidden states, like the one that the safe set would give to this prompt
@@ -9,10 +9,10 @@ Four judgements of a row are added, each in standard deviations over the candida
 * *shared*: which hidden states of prompts and responses go with a bad fit, by a logistic regression of the
   worst-fitting rows against the best-fitting and the safe ones. Rows that look alike to the model vouch for each other;
   a row is judged by others than itself (cross-fitting), so no row learns its own noise. It counts twice.
-* *resemblance*: does the response look like one of the safe set rather than of the candidates? It counts only where it
-  speaks for the row, clearly (it is squared), and as far as the row fits: a safe answer to a sensitive prompt, whose
-  topic the shared part holds against it, is protected; a benign task that the safe set lacks is not punished; and harm
-  in the style of the safe set does not pass. Its weight is how well it tells the two sets apart, and it is bounded.
+* *resemblance*: does the response look like one of the safe set rather than of the candidates? Then a row whose sum is
+  below the middle is moved towards it, at most all the way: a safe answer to a sensitive prompt, whose topic the shared
+  part holds against it, is protected; a benign task that the safe set lacks is not punished. Rows of the worst fit are
+  not moved, so harm in the style of the safe set does not pass; nor is any where the two sets cannot be told apart.
 
 All four score rows never seen.
 """
@@ -39,8 +39,14 @@ who is in which fold."""
 SHARED = 2.0
 """Weight of the shared part: it has the least noise of a row's own."""
 
-PROTECTION, CLEARLY = 12.0, 2.0
-"""Weight of the squared resemblance, times its skill, and the deviations from which it counts no more."""
+ALIKE = 1.0
+"""Deviations of resemblance from which a row is moved all the way to the middle."""
+
+WORST_FIT, STEEP = -1.0, 4.0
+"""Where, in deviations of the fit, half of the protection is gone, and how steeply it goes."""
+
+SKILLED = 1 / 3
+"""Skill (2 AUROC - 1) from which resemblance protects in full."""
 
 POOLED = 4
 """Weight of the doubt of all rows beside a row's own."""
@@ -85,19 +91,19 @@ class Parts(NamedTuple):
         parts = torch.stack(list(self))
         return parts.mean(1), parts.std(1, correction=0).clamp(min=1e-12)
 
-    def total(self, middle: Tensor, scale: Tensor, protection: Tensor) -> Tensor:
-        """Their sum (N,), each shifted and scaled; resemblance above the middle, as far as the row fits."""
-        judged = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
-        fit, contrast, shared, resemblance = judged
-        protected = torch.sigmoid(2 * fit) * resemblance.clamp(0, CLEARLY).square()
-        total: Tensor = fit + contrast + SHARED * shared + protection * protected
+    def total(self, middle: Tensor, scale: Tensor, trust: Tensor) -> Tensor:
+        """Their sum (N,), shifted and scaled; below 0 it comes nearer to 0, as trust, resemblance and fit allow."""
+        fit, contrast, shared, resemblance = (torch.stack(list(self)) - middle[:, None]) / scale[:, None]
+        added = fit + contrast + SHARED * shared
+        protected = trust * torch.sigmoid(STEEP * (fit - WORST_FIT)) * (resemblance / ALIKE).clamp(0, 1)
+        total: Tensor = added - protected * added.clamp(max=0)
         return total
 
 
 @dataclass(frozen=True)
 class Scorer:
     """Scores any rows: ``centre`` and ``spread`` (D,) are of responses, ``middle`` and ``scale`` (4,) of the parts;
-    ``protection`` () is the weight of resemblance.
+    ``trust`` () in resemblance is between 0 and 1.
     """
 
     answer: Line
@@ -107,7 +113,7 @@ class Scorer:
     spread: Tensor
     middle: Tensor
     scale: Tensor
-    protection: Tensor
+    trust: Tensor
 
     def __call__(self, looks: Looks) -> Tensor:
         """Scores (N,), higher = keep, on the scale of the candidates that it was learned from."""
@@ -117,7 +123,7 @@ class Scorer:
             self.shared(looks.features),
             self.resemblance(looks.responses),
         )
-        return parts.total(self.middle, self.scale, self.protection)
+        return parts.total(self.middle, self.scale, self.trust)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it is made of."""
@@ -131,7 +137,7 @@ class Scorer:
         return cls(answer, shared, alike, *(tensors[name] for name in _PLAIN))
 
 
-_LINES, _PLAIN = ("answer", "shared", "resemblance"), ("centre", "spread", "middle", "scale", "protection")
+_LINES, _PLAIN = ("answer", "shared", "resemblance"), ("centre", "spread", "middle", "scale", "trust")
 
 
 class Learned(NamedTuple):
@@ -157,9 +163,9 @@ def learn(candidates: Looks, safe: Looks, seed: int) -> Learned:
     alike = resemble(candidates.responses, safe.responses, seed)
     parts = Parts(fit, contrast, taught.candidates, alike.candidates)
     middle, scale = parts.moments()
-    protection = torch.tensor(PROTECTION * skill(alike), dtype=torch.float64)  # none where the two sets look alike
-    scorer = Scorer(answer, taught.line, alike.line, centre, spread, middle, scale, protection)
-    return Learned(parts.total(middle, scale, protection), scorer)
+    trust = torch.tensor(min(1.0, skill(alike) / SKILLED), dtype=torch.float64)
+    scorer = Scorer(answer, taught.line, alike.line, centre, spread, middle, scale, trust)
+    return Learned(parts.total(middle, scale, trust), scorer)
 
 
 def margins(candidates: Looks, safe: Looks, seed: int) -> tuple[Tensor, Tensor]:
