@@ -210,7 +210,7 @@ class Rejected:
 
 
 class Contamination(NamedTuple):
-    """The estimated share of unsafe rows with its 95 % interval; ``found``: a separate group was seen."""
+    """The estimated share of unsafe rows with an interval; ``found``: more rows lie low than chance would have it."""
 
     share: float
     low: float

@@ -53,7 +53,15 @@ def ridge(x: Tensor, y: Tensor, penalty: float = RIDGE) -> Line:
     return Line(weight, y.mean(0) - mean @ weight)
 
 
-def cross_fit(features: Tensor, safe: Tensor, seed: int, examples: Examples, folds: int = 5, draws: int = 1) -> Fitted:
+def cross_fit(
+    features: Tensor,
+    safe: Tensor,
+    seed: int,
+    examples: Examples,
+    folds: int = 5,
+    draws: int = 1,
+    safe_teaches: bool = True,
+) -> Fitted:
     """A logistic regression of good and safe against bad rows; each row is scored by that of the folds it is not in.
 
     Args:
@@ -63,6 +71,7 @@ def cross_fit(features: Tensor, safe: Tensor, seed: int, examples: Examples, fol
         examples: is given the positions of the candidates that are known, and gives those that are good and bad.
         folds: parts that the rows are divided into; fewer where there are few rows.
         draws: how often they are divided anew; the mean of all is given, on which chance has less say.
+        safe_teaches: whether the safe rows, too, are examples of good ones; else they are scored alone.
 
     Source: cross-fitting, and doing it repeatedly, after Chernozhukov et al. (2018), "Double/debiased machine
     learning", sections 3.1 and 3.4.
@@ -71,7 +80,7 @@ def cross_fit(features: Tensor, safe: Tensor, seed: int, examples: Examples, fol
         raise ValueError("a shared scorer needs at least two rows and one safe row")
     scaled, folds = moments(features), max(2, min(folds, len(features) // 4))
     generator = torch.Generator().manual_seed(seed)
-    found = [_cross_fit_once(features, safe, generator, examples, folds, scaled) for _ in range(draws)]
+    found = [_cross_fit_once(features, safe, generator, examples, folds, scaled, safe_teaches) for _ in range(draws)]
     scores, safe_scores, weights, biases = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
     return Fitted(scores, safe_scores, Line(weights, biases))
 
@@ -83,6 +92,7 @@ def _cross_fit_once(
     examples: Examples,
     folds: int,
     scaled: tuple[Tensor, Tensor],
+    safe_teaches: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores of both sets, mean weight and mean bias for one division into folds."""
     mean, deviation = scaled
@@ -91,8 +101,9 @@ def _cross_fit_once(
     lines = []
     for k in range(folds):
         good, bad = (features[thin(chosen)] for chosen in examples(torch.nonzero(fold != k).flatten()))
-        safe_known = safe[safe_fold != k] if len(safe) > 1 else safe
-        line = logistic_regression((torch.cat([good, safe_known]) - mean) / deviation, (bad - mean) / deviation)
+        if safe_teaches:
+            good = torch.cat([good, safe[safe_fold != k] if len(safe) > 1 else safe])
+        line = logistic_regression((good - mean) / deviation, (bad - mean) / deviation)
         weight = line.weight / deviation
         lines.append(Line(weight, line.bias - mean @ weight))
         for rows, of_rows, chosen in ((features, scores, fold == k), (safe, safe_scores, safe_fold == k)):

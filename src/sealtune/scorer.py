@@ -169,11 +169,13 @@ def learn(candidates: Looks, safe: Looks, seed: int) -> Learned:
 
 
 def margins(candidates: Looks, safe: Looks, seed: int) -> tuple[Tensor, Tensor]:
-    """How harmless the responses alone look, cross-fitted: of the candidates (N,) and of the safe rows, at most MOST.
+    """How harmless rows look, cross-fitted: the candidates (N,) and the safe rows, at most MOST.
 
-    The shared part without the prompts: with them rows that ask for harm, and are answered well, would count as unsafe.
+    The shared part, taught by the candidates alone: so the safe rows, which had no part in it, show how harmless rows
+    score (contamination.py).
     """
-    taught = teach(-candidates.losses.double(), candidates.responses, _few(safe).responses, seed)
+    fit = -candidates.losses.double()
+    taught = teach(fit, candidates.features, _few(safe).features, seed, safe_teaches=False)
     return taught.candidates, taught.safe
 
 
@@ -203,10 +205,10 @@ def likeness(answer: Line, looks: Looks, centre: Tensor, spread: Tensor) -> Tens
     return torch.cat([cosine(answer(prompts), (responses - centre) / spread) for prompts, responses in pairs])
 
 
-def teach(signal: Tensor, features: Tensor, safe: Tensor, seed: int) -> Fitted:
+def teach(signal: Tensor, features: Tensor, safe: Tensor, seed: int, safe_teaches: bool = True) -> Fitted:
     """What kind of row fits, learned from a signal (N,) of which higher is better; so are the scores.
 
-    The WORST share of the rows against the BEST share and the safe set.
+    The WORST share of the rows against the BEST share and, if ``safe_teaches``, the safe set.
 
     Args:
         signal: (N,), for instance minus the loss under a model tuned on the safe set.
@@ -223,7 +225,7 @@ def teach(signal: Tensor, features: Tensor, safe: Tensor, seed: int) -> Fitted:
         bad, best = max(1, int(WORST * len(known))), max(1, int(BEST * len(known)))
         return worst_first[len(known) - best :], worst_first[:bad]
 
-    return cross_fit(features, safe, seed, examples, draws=DRAWS)
+    return cross_fit(features, safe, seed, examples, draws=DRAWS, safe_teaches=safe_teaches)
 
 
 def resemble(features: Tensor, safe: Tensor, seed: int) -> Fitted:

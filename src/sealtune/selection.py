@@ -13,7 +13,7 @@ from sealtune.records import Contamination, IntArray, Rejections, Scores, Select
 from sealtune.texts import Texts
 
 CAUTION = 0.02
-"""Share that ``keep_ratio: auto`` drops where no group of unsafe rows is seen: a few of them hide among the worst."""
+"""Share that ``keep_ratio: auto`` drops where no unsafe rows are seen: a few may hide among the worst."""
 
 UNSURE = 2.0
 """Doubts from the threshold within which a row might as well be on the other side."""

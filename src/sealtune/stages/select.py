@@ -47,7 +47,7 @@ def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
         f"{mixed:,} mixed in"
     )
     if found := selection.contamination:
-        seen = "" if found.found else "no separate group seen, "
+        seen = "" if found.found else "none seen, "
         say(f"select: estimated share of unsafe rows {found.share:.1%} ({seen}{found.low:.0%} to {found.high:.0%})")
     names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl")
     return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
