@@ -22,12 +22,18 @@ def test_a_separate_group_is_measured_to_five_points(share, seed):
     assert found.low <= share <= found.high
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_groups_that_overlap_are_a_lower_bound(seed):
-    found = estimate(*margins(0.35, apart=1.5, n=2000, seed=seed))
-    assert found.found
-    assert 0.1 < found.share < 0.35
-    assert found.low < 0.35
+def test_groups_that_overlap_are_bounded_from_below():
+    found = [estimate(*margins(0.35, apart=1.5, seed=seed)) for seed in range(10)]
+    assert all(one.found for one in found)
+    assert 0.1 < np.mean([one.share for one in found]) < 0.3
+    assert all(one.low < one.share < 0.35 for one in found)
+
+
+def test_on_few_rows_the_lower_end_is_the_bound():
+    found = [estimate(*margins(0.2, n=90, safe=64, seed=seed)) for seed in range(40)]
+    assert np.mean([one.found for one in found]) > 0.9
+    assert np.mean([one.share for one in found]) == pytest.approx(0.2, abs=0.08)
+    assert np.mean([one.low <= 0.2 <= one.high for one in found]) > 0.9
 
 
 @pytest.mark.parametrize("rows", [(800, 400), (90, 64), (3000, 1000)])
@@ -39,12 +45,14 @@ def test_chance_is_seldom_believed(rows):
     assert not any(one.found for one in better)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_two_kinds_of_safe_rows_are_not_taken_for_harm(seed):
+def test_two_kinds_of_safe_rows_are_not_taken_for_harm():
     """Two benign tasks make two groups as clear as any; the safe set has both."""
-    random = np.random.default_rng(seed)
-    kinds = np.concatenate([random.normal(-4, 1, 400), random.normal(0, 1, 400)])
-    assert not estimate(kinds, kinds[::4] + 1e-9).found
+    found = []
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        tasks, safe = (np.concatenate([random.normal(-4, 1, n), random.normal(0, 1, n)]) for n in (400, 100))
+        found.append(estimate(tasks, safe).found)
+    assert sum(found) <= 3
 
 
 def test_many_rows_are_looked_at_by_quantiles():
@@ -55,7 +63,8 @@ def test_many_rows_are_looked_at_by_quantiles():
 
 def test_rows_without_a_margin_do_not_count():
     margin, safe = margins(0.2)
-    assert estimate(np.concatenate([margin, [np.nan] * 99]), safe) == estimate(margin, safe)
+    with_gaps = estimate(np.append(margin, [np.nan] * 99), np.append(safe, [np.nan] * 9))
+    assert with_gaps == estimate(margin, safe)
 
 
 def test_what_cannot_be_told_has_a_wide_interval():
@@ -64,7 +73,18 @@ def test_what_cannot_be_told_has_a_wide_interval():
     assert found.high > 0.2
 
 
+def test_nothing_found_is_not_certainty():
+    above, alike = (np.full(9, 5.0), np.zeros(12)), (np.zeros(9), np.zeros(12))
+    for margin, safe in (above, alike):
+        found = estimate(margin, safe)
+        assert (found.share, found.low, found.found) == (0, 0, False)
+        assert 0.1 < found.high < 1
+    many = estimate(np.full(900, 5.0), np.zeros(1200))
+    assert 0 < many.high < 0.05
+
+
 def test_nothing_to_go_by():
-    for margin, safe in ((np.ones(1), np.ones(1)), (np.arange(5.0), np.empty(0)), (np.full(4, np.nan), np.ones(3))):
+    rows, nine, none = np.arange(50.0) - 100, np.arange(9.0), np.empty(0)
+    for margin, safe in ((np.ones(1), nine), (rows, none), (np.full(4, np.nan), nine), (rows, nine[:7])):
         assert estimate(margin, safe) == Contamination(0, 0, 1, False)
-    assert not estimate(np.zeros(9), np.zeros(3)).found
+    assert estimate(rows, nine).found

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,21 @@ def test_keeping_everything_and_nothing():
     assert len(select(scores([1, 2]), SelectConfig(keep_ratio=1.0)).rejected) == 0
     with pytest.raises(UserError, match=r"scores lie between 1 and 2"):
         select(scores([1, 2]), SelectConfig(threshold=9))
+
+
+def test_an_automatic_share_drops_what_lies_lower_than_the_safe_set():
+    """Of a hundred rows twenty lie below all safe rows; then none does; then nearly all do."""
+    safe = np.arange(40.0)
+
+    def kept(low):
+        margin = np.where(np.arange(100) < low, -1.0, 39.0)
+        judged = replace(scores(np.arange(100.0)), margin=margin, selector={"safe_margin": safe})
+        return len(select(judged, SelectConfig(keep_ratio="auto")).kept)
+
+    assert kept(20) == 80
+    assert kept(0) == 98
+    with pytest.raises(UserError, match=r"90% of the rows .* give a share"):
+        kept(90)
 
 
 def test_scores_of_other_rows_are_refused():

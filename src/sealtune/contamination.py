@@ -1,15 +1,18 @@
-"""How many of the rows are unsafe? At least so many, from the margins of a scorer that was taught without the safe set.
+"""How many of the rows are unsafe? An estimate from the margins of a scorer that was taught without the safe set.
 
-The safe set is the null. It had no part in the scorer, so where the candidates are clean, about as many of them as of
-the safe rows lie low, or fewer: F(t) <= S(t), the shares of either whose margin is at most t. Let a share c of the
-candidates be unsafe. Even if all of those lie below t, F(t) <= c + (1 - c) S(t), so at every t
+The safe set is the null. It had no part in the scorer (though the model learned it, so it looks a little better than
+others would), and where the candidates are clean, no larger share of them than of the safe rows lies low:
+F(t) <= S(t), the shares of either whose margin is at most t. Let a share c of the candidates be unsafe. Even if all of
+those lie below t, F(t) <= c + (1 - c) S(t), so at every t
 
     c >= (F(t) - S(t)) / (1 - S(t))                                                          (6)
 
-and the largest of these is the estimate. It is met where some t has the unsafe rows below it and few others; it leans
-low where they lie among benign rows, and high where benign rows of a kind that the safe set lacks lie among them.
+and the largest of these is the estimate. It is met where some t has the unsafe rows below it and few others. It leans
+low where unsafe rows lie among benign ones, and high where a benign kind that the safe set lacks lies among them, or by
+chance, since the largest is taken; the lower end of the interval is the bound.
 
-Source: Blanchard, Lee, Scott (JMLR 2010), "Semi-supervised novelty detection", section 6, proportion of novelties.
+Source: Blanchard, Lee, Scott (JMLR 2010), "Semi-supervised novelty detection", on the proportion of novelties;
+Meinshausen and Rice (Annals of Statistics 2006) for a bound of this form.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ import numpy as np
 from sealtune.records import Contamination, FloatArray
 
 SURE = 2.75
-"""Standard errors by which low candidates must exceed low safe rows somewhere; of equal sets one in thirty does."""
+"""Standard errors that the excess of low candidates must have somewhere: in one of 20 to 80 equal sets it does."""
 
 FEW = 0.2
 """Share of the safe set up to which a margin is low: above it (6) is a small difference of large numbers."""
 
 ENOUGH = 5_000
 """Margins that are looked at as thresholds; of more, as many quantiles."""
+
+A_FEW = 8
+"""Safe rows below which nothing is told: a single one that happens to lie high would make all others unsafe."""
 
 
 def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
@@ -34,11 +40,12 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     0 where the excess is nowhere SURE. The interval is (6) less and more as many
     errors; its upper end knows nothing of unsafe rows that look like safe ones.
     """
-    margin = np.sort(margin[~np.isnan(margin)])  # rows that could not be judged
-    if len(margin) < 2 or not len(safe_margin):
+    margin, safe_margin = (np.sort(some[~np.isnan(some)]) for some in (margin, safe_margin))  # some cannot be judged
+    if len(margin) < 2 or len(safe_margin) < A_FEW:
         return Contamination(0.0, 0.0, 1.0, False)
-    threshold = margin if len(margin) <= ENOUGH else np.quantile(margin, np.linspace(0, 1, ENOUGH))
-    low, of_safe = _share_below(threshold, margin), _share_below(threshold, np.sort(safe_margin))
+    even = np.linspace(0, 1, ENOUGH)
+    threshold = margin if len(margin) <= ENOUGH else np.quantile(margin, even, method="inverted_cdf")
+    low, of_safe = (np.append(0, _share_below(threshold, some)) for some in (margin, safe_margin))  # 0: below them all
     low, of_safe = low[of_safe <= FEW], of_safe[of_safe <= FEW]
     n, m = len(margin), len(safe_margin)
     together = (low * n + of_safe * m) / (n + m)
@@ -46,7 +53,7 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     found = bool(((low - of_safe) >= SURE * error_if_alike).any())
     error = SURE * np.sqrt(_spread(low, n) / n + _spread(of_safe, m) / m)
     at_least, share, at_most = (
-        float(np.clip((low - of_safe + off) / (1 - of_safe), 0, 1).max(initial=0)) for off in (-error, 0, error)
+        float(np.clip((low - of_safe + off) / (1 - of_safe), 0, 1).max()) for off in (-error, 0, error)
     )
     return Contamination(share, at_least, at_most, True) if found else Contamination(0.0, 0.0, at_most, False)
 

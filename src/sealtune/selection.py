@@ -15,6 +15,9 @@ from sealtune.texts import Texts
 CAUTION = 0.02
 """Share that ``keep_ratio: auto`` drops where no unsafe rows are seen: a few may hide among the worst."""
 
+BLIND = 0.75
+"""Share from which ``keep_ratio: auto`` drops nothing by itself: candidates and safe set may be of different kinds."""
+
 UNSURE = 2.0
 """Doubts from the threshold within which a row might as well be on the other side."""
 
@@ -64,11 +67,20 @@ def contamination(scores: Scores) -> Contamination | None:
 
 
 def share_to_drop(found: Contamination | None) -> float:
-    """The share that is estimated to be unsafe, at least ``CAUTION``. Raises UserError where there is no estimate."""
+    """The share that is estimated to be unsafe, at least ``CAUTION``.
+
+    Raises:
+        UserError: there is no estimate, or it is ``BLIND`` or more.
+    """
     if found is None:
         raise UserError(
             "select.keep_ratio: auto needs a ranker that estimates how many rows are unsafe; rank with "
             "rank.method=shared, or give a share"
+        )
+    if found.share >= BLIND:
+        raise UserError(
+            f"select.keep_ratio: auto: {found.share:.0%} of the rows look worse than the safe set, which may be of "
+            "another kind; look at the report, then give a share to keep, such as select.keep_ratio=0.5"
         )
     return max(found.share, CAUTION)
 
