@@ -30,18 +30,18 @@ FEW = 0.2
 ENOUGH = 5_000
 """Margins that are looked at as thresholds; of more, as many quantiles."""
 
-A_FEW = 8
+LEAST = 8
 """Safe rows below which nothing is told: a single one that happens to lie high would make all others unsafe."""
 
 
 def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     """The largest excess (6) of low margins among the candidates (N,) over those of the safe rows (M,).
 
-    0 where the excess is nowhere SURE. The interval is (6) less and more as many
-    errors; its upper end knows nothing of unsafe rows that look like safe ones.
+    0 where the excess is nowhere SURE. The interval is (6) less and more as many errors; its upper end knows nothing of
+    unsafe rows that look like safe ones.
     """
     margin, safe_margin = (np.sort(some[~np.isnan(some)]) for some in (margin, safe_margin))  # some cannot be judged
-    if len(margin) < 2 or len(safe_margin) < A_FEW:
+    if len(margin) < 2 or len(safe_margin) < LEAST:
         return Contamination(0.0, 0.0, 1.0, False)
     even = np.linspace(0, 1, ENOUGH)
     threshold = margin if len(margin) <= ENOUGH else np.quantile(margin, even, method="inverted_cdf")
