@@ -32,7 +32,7 @@ import numpy as np
 import mixtures
 import tables
 
-SMALL = {"rows": 48, "safe_rows": 32, "max_length": 128, "mixtures": ["general_20"]}
+SMALL = {"rows": 40, "safe_rows": 28, "max_length": 128, "mixtures": ["general_20"]}
 
 
 def main() -> None:
