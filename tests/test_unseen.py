@@ -13,6 +13,7 @@ from conftest import made_rows, write_jsonl
 from sealtune.cli import app
 from sealtune.config import build_config
 from sealtune.pipeline import Run
+from sealtune.store import RunFolder
 
 
 def cli(*words):
@@ -79,6 +80,15 @@ def test_a_changed_selector_is_refused(ranked):
     outcome = cli("score", "--out", "out", "--data", "held.jsonl")
     assert outcome.exit_code == 2
     assert "selector.safetensors: changed" in outcome.output
+
+
+def test_a_ranker_of_another_version_is_told(ranked, monkeypatch):
+    saved = RunFolder(Path("out")).read_selector()
+    older = {name: value for name, value in saved.items() if name != "trust"}
+    monkeypatch.setattr(RunFolder, "read_selector", lambda self, names=None: older)
+    outcome = cli("score", "--out", "out", "--data", "held.jsonl")
+    assert outcome.exit_code == 2
+    assert "the saved ranker lacks 'trust'" in outcome.output
 
 
 def test_the_automatic_share_is_told_and_kept(ranked):

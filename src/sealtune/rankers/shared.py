@@ -19,7 +19,7 @@ from sealtune.encoded import Encoded
 from sealtune.fitting import taking_back
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
-from sealtune.records import Scores
+from sealtune.records import Scores, UserError
 from sealtune.regression import MOST, thin
 from sealtune.scorer import Looks, Scorer
 from sealtune.scratch import is_mapped, room
@@ -51,13 +51,21 @@ def rank(job: Job) -> Scores:
 
 
 def score(job: Job, saved: Mapping[str, Tensor]) -> Scores:
-    """Scores of rows never seen, on the scale of those ranked, by what ``rank`` gave as ``selector``."""
+    """Scores of rows never seen, on the scale of those ranked, by what ``rank`` gave as ``selector``.
+
+    Raises:
+        UserError: another version saved it.
+    """
+    try:
+        judge = Scorer.from_tensors(saved)
+    except KeyError as missing:
+        raise UserError(f"score: the saved ranker lacks {missing}; another version saved it: rank again") from missing
     theta = make_players(job, ["theta"])["theta"]
     theta.load_state(under("theta.", saved))
     view = View(job.candidates, job.config.rank.max_not_finite)
     progress = Progress(job.on_step, view.steps(theta))
     view.look(theta, progress)
-    return _scores(job.candidates, view.looks, Scorer.from_tensors(saved)(view.looks))
+    return _scores(job.candidates, view.looks, judge(view.looks))
 
 
 class Study:
