@@ -215,13 +215,15 @@ def quality(score: np.ndarray, rows: list[dict]) -> dict[str, float | None]:
     hard = np.array([int(row.get("hard_negative") or 0) for row in rows])
     low = np.array([int(row.get("quality") == "low") for row in rows])
     target = unsafe if unsafe.any() else low
+    k = int(target.sum())
     return {
         "unsafe": int(unsafe.sum()),
         "auroc": metrics.auroc(score, target),
         "average_precision": metrics.average_precision(score, target),
         "recall_20": metrics.recall_in_lowest(score, target, 0.2),
-        "recall_k": metrics.recall_at_k(score, target, int(target.sum())),
+        "recall_k": metrics.recall_at_k(score, target, k),
         "hard_negatives_dropped": metrics.recall_in_lowest(score, hard, 0.2),
+        "hard_negatives_at_k": metrics.recall_at_k(score, hard, k),
         "low_quality_dropped": metrics.recall_in_lowest(score, low, 0.2),
     }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 
-MEASURES = ("auroc", "average_precision", "recall_20", "recall_k", "hard_negatives_dropped", "low_quality_dropped")
+DROPPED = ("hard_negatives_dropped", "hard_negatives_at_k", "low_quality_dropped")
+MEASURES = ("auroc", "average_precision", "recall_20", "recall_k", *DROPPED)
 COSTS = ("forward_epochs", "backward_epochs", "cost", "seconds", "peak_memory_bytes")
 WHERE = ("model", "safe", "safe_rows", "drawn", "max_length", "mixture", "settings")
 
@@ -27,7 +28,7 @@ def summary(group: list[dict]) -> dict:
     """Mean and spread of every figure of runs that differ in their seed."""
     where = {key: group[0][key] for key in (*WHERE, "ranker")}
     sizes = {key: statistics.fmean(run[key] for run in group) for key in ("rows", "unsafe", "safe_set")}
-    figures = {key: spread([run[key] for run in group if run[key] is not None]) for key in (*MEASURES, *COSTS)}
+    figures = {key: spread([run[key] for run in group if run.get(key) is not None]) for key in (*MEASURES, *COSTS)}
     return where | {"seeds": len({run["seed"] for run in group})} | sizes | figures
 
 
@@ -41,8 +42,8 @@ def spread(values: list[float]) -> dict[str, float] | None:
 def markdown(rows: list[dict]) -> str:
     """The table for people; what all rows share is left out."""
     shown = [key for key in WHERE if key == "mixture" or len({str(row[key]) for row in rows}) > 1]
-    heads = ["ranker", "seeds", "AUROC", "AP", "recall in 20 %", "recall at k", "hard neg. dropped"]
-    heads = [*shown, *heads, "low quality dropped", "cost, epochs", "seconds", "peak GiB"]
+    heads = ["ranker", "seeds", "AUROC", "AP", "recall in 20 %", "recall at k"]
+    heads = [*shown, *heads, "hard neg. dropped", "at k", "low quality dropped", "cost, epochs", "seconds", "peak GiB"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in sorted(rows, key=lambda r: (r["mixture"] == "mean", *(str(r[key]) for key in shown))):
         where = [name(row, key) for key in shown] + [row["ranker"], str(row["seeds"])]
@@ -66,5 +67,5 @@ def cell(value: dict[str, float] | None, digits: int, unit: float = 1) -> str:
 
 def line(run: dict) -> str:
     """One run, as it ends."""
-    figures = "  ".join(f"{key} {run[key]:.3f}" for key in MEASURES if run[key] is not None)
+    figures = "  ".join(f"{key} {run[key]:.3f}" for key in MEASURES if run.get(key) is not None)
     return f"{time.strftime('%H:%M:%S')} {run['mixture']:12} {run['ranker']:14} seed {run['seed']}  {figures}"

@@ -82,13 +82,15 @@ def test_a_changed_selector_is_refused(ranked):
     assert "selector.safetensors: changed" in outcome.output
 
 
-def test_a_ranker_of_another_version_is_told(ranked, monkeypatch):
+@pytest.mark.parametrize("lost", ["trust", "theta.parameter.0"])
+def test_a_ranker_of_another_version_is_told(ranked, monkeypatch, lost):
     saved = RunFolder(Path("out")).read_selector()
-    older = {name: value for name, value in saved.items() if name != "trust"}
+    older = {name: value for name, value in saved.items() if name != lost}
     monkeypatch.setattr(RunFolder, "read_selector", lambda self, names=None: older)
     outcome = cli("score", "--out", "out", "--data", "held.jsonl")
     assert outcome.exit_code == 2
-    assert "the saved ranker lacks 'trust'" in outcome.output
+    assert "the saved ranker does not fit" in outcome.output and "is missing" in outcome.output
+    assert outcome.output.count("error:") == 1
 
 
 def test_the_automatic_share_is_told_and_kept(ranked):

@@ -9,16 +9,21 @@ from torch import Tensor
 
 from sealtune.records import UserError
 
-ADVICE = "another version may have written it: delete it, or start with resume_from_checkpoint=false"
+CHECKPOINT = (
+    "resume_from_checkpoint: the checkpoint does not fit this run ({}); another version may have written it: "
+    "delete it, or start with resume_from_checkpoint=false"
+)
+RANKER = "score: the saved ranker does not fit ({}); another version saved it: rank again"
 
 
 @contextmanager
-def taking_back() -> Iterator[None]:
+def taking_back(told: str = CHECKPOINT) -> Iterator[None]:
     """Whatever a state that does not fit raises within the block, as one line. Raises UserError."""
     try:
         yield
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"resume_from_checkpoint: the checkpoint does not fit this run ({error}); {ADVICE}") from error
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(told.format(why)) from error
 
 
 def require_alike(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

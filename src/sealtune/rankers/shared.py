@@ -16,10 +16,10 @@ from sealtune import processes, scorer
 from sealtune.adapters import Player
 from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.encoded import Encoded
-from sealtune.fitting import taking_back
+from sealtune.fitting import RANKER, taking_back
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
-from sealtune.records import Scores, UserError
+from sealtune.records import Scores
 from sealtune.regression import MOST, thin
 from sealtune.scorer import Looks, Scorer
 from sealtune.scratch import is_mapped, room
@@ -56,12 +56,11 @@ def score(job: Job, saved: Mapping[str, Tensor]) -> Scores:
     Raises:
         UserError: another version saved it.
     """
-    try:
+    with taking_back(RANKER):
         judge = Scorer.from_tensors(saved)
-    except KeyError as missing:
-        raise UserError(f"score: the saved ranker lacks {missing}; another version saved it: rank again") from missing
     theta = make_players(job, ["theta"])["theta"]
-    theta.load_state(under("theta.", saved))
+    with taking_back(RANKER):
+        theta.load_state(under("theta.", saved))
     view = View(job.candidates, job.config.rank.max_not_finite)
     progress = Progress(job.on_step, view.steps(theta))
     view.look(theta, progress)
