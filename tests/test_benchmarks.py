@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from conftest import made_rows, write_jsonl
@@ -93,6 +94,17 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     assert {run["estimated_unsafe"]["found"] for run in thin if run["ranker"] == "shared"} == {False}
     assert done.stdout.startswith("| mixture | ranker | seeds | AUROC")
     assert (tmp_path / "out.md").exists()
+
+
+def test_hard_negatives_are_counted_in_the_lowest_fifth_and_among_as_many_as_are_unsafe(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from ranking import quality
+
+    rows = [{"unsafe": int(i in (0, 3, 4)), "hard_negative": int(i in (1, 2, 8, 9))} for i in range(10)]
+    found = quality(np.arange(10.0), rows)
+    assert found["hard_negatives_dropped"] == 0.25  # row 1 of the two lowest
+    assert found["hard_negatives_at_k"] == 0.5  # rows 1 and 2 of the three lowest
+    assert found["recall_k"] == pytest.approx(1 / 3)
 
 
 def test_transfer_tunes_one_model_on_what_another_ranked(tmp_path, tiny_folder):
