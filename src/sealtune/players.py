@@ -45,16 +45,16 @@ def safe_batches(job: Job) -> Batches:
 
 
 def learn_safe_set(
-    player: Player, safe: Batches, job: Job, progress: Progress, start: int = 0, faults: Faults | None = None
+    player: Player, safe: Batches, job: Job, progress: Progress, steps: range, faults: Faults | None = None
 ) -> None:
-    """One epoch over the safe set, from step ``start``; ``faults`` are those met before it.
+    """Steps over the safe set; ``faults`` are those met before them.
 
     Raises:
         RunError: too many losses are not finite.
     """
     faults = faults or Faults(safe.encoded, job.config.rank.max_not_finite)
     set_dropout(player, on=True)
-    for step in range(start, safe.per_epoch):
+    for step in steps:
         torch.manual_seed(job.config.seed + step)  # dropout, where there is some, repeats
         batch = safe.at(step)
         losses = player.learn(batch, torch.ones(len(batch.rows)))

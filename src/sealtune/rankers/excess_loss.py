@@ -29,7 +29,7 @@ def rank(job: Job) -> Scores:
     player = make_players(job, ["theta"])["theta"]
     faults = Faults(job.candidates, settings.max_not_finite)
     before = _losses(player, faults, progress)
-    learn_safe_set(player, safe, job, progress)
+    learn_safe_set(player, safe, job, progress, range(safe.per_epoch))
     after = _losses(player, faults, progress, before)
     return Scores.unweighted(job.candidates, before - after, loss=after, gap=after - before, visits=2)
 

@@ -1,7 +1,8 @@
 """A shared scorer: theta learns the safe set, and what it makes of each row is judged by one scorer for all rows.
 
-It is SEAL's first epoch (gamma = 0) with omega_i = f(row i) in place of free logits (``scorer``), and costs one epoch
-over the safe set and one forward pass over both sets. It also scores rows that were not ranked (``score``).
+It is SEAL with gamma = 0 and omega_i = f(row i) in place of free logits (``scorer``). It costs one forward pass over
+both sets and an epoch over the safe set, of a small one up to ``num_train_epochs``: theta must fit a refusal before it
+can tell one from harm. It also scores rows that were not ranked (``score``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from sealtune.train import Faults, Progress, finite_mean, under
 
 ESTIMATES = True
 """Its margins tell how many rows are unsafe."""
+
+ENOUGH = 64
+"""Steps over the safe set after which theta begins no further epoch: 512 rows did as well as 128 met four times."""
 
 
 def rank(job: Job) -> Scores:
@@ -85,11 +89,18 @@ class Study:
             with taking_back():
                 self.load_state(job.resume)
         looks = sum(view.steps(self.theta) for view in self.views.values())
-        self.progress.total = max(self.progress.step, self.batches.per_epoch) + looks
+        self.progress.total = max(self.progress.step, self.steps) + looks
+
+    @property
+    def steps(self) -> int:
+        """Of theta: an epoch over the safe set, then more until they are ENOUGH."""
+        one = self.batches.per_epoch
+        return max(one, min(ENOUGH, one * self.job.config.rank.num_train_epochs))
 
     def run(self) -> tuple[Looks, Looks]:
         """What theta makes of the candidates and of the safe set."""
-        learn_safe_set(self.theta, self.batches, self.job, self.progress, self.progress.step, self.faults)
+        steps = range(self.progress.step, self.steps)
+        learn_safe_set(self.theta, self.batches, self.job, self.progress, steps, self.faults)
         for view in self.views.values():
             view.look(self.theta, self.progress)
         return self.views["candidates"].looks, self.views["safe"].looks
