@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sealtune.bilevel import gamma_at, penalty_step
+from sealtune.bilevel import ENOUGH, gamma_at, penalty_step, safe_steps
 from sealtune.selector import FreeLogits, Mirror
 
 N, M, D, RIDGE = 12, 9, 4, 0.1
@@ -154,3 +154,8 @@ def test_a_row_whose_loss_is_not_finite_does_not_move():
 def test_gamma_schedules():
     assert [gamma_at(e, 0.03, "linear") for e in range(3)] == [0, 0.03, 0.06]
     assert [gamma_at(e, 0.2, "constant") for e in range(2)] == [0.2, 0.2]
+
+
+def test_a_small_safe_set_is_met_again_a_large_one_once():
+    assert [safe_steps(steps, 3) for steps in (1, 8, 21, 30, ENOUGH, 500)] == [3, 24, 63, ENOUGH, ENOUGH, 500]
+    assert [safe_steps(steps, 1) for steps in (1, 30, 500)] == [1, 30, 500]

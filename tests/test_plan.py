@@ -119,6 +119,9 @@ def test_work_and_memory_grow_with_the_rows():
     assert many.gpu_hours() == pytest.approx(10 * few.gpu_hours())
     assert many.memory(Engine()) == few.memory(Engine()) == rank_bytes(TINY, few.config)
     assert rank_work(few.config, few.amounts).forward == 3 * (100 + 100)
+    shared = case(rows=100, method="shared")
+    assert rank_work(shared.config, shared.amounts) == (100 + 50 + 2 * 64, 2 * 64)
+    assert rank_work(shared.config, shared.amounts._replace(safe_rows=1000)) == (100 + 1000 + 1000, 1000)
     assert many.host_bytes() == 10 * few.host_bytes() == 76_000
 
 

@@ -5,6 +5,7 @@ A product with a matrix of W weights takes 2 W operations a token: a multiplicat
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 from sealtune.config import Config, LoraBlock, RankConfig
@@ -39,7 +40,8 @@ class Work(NamedTuple):
 # Of methods that are not SEAL: (forward, backward) passes over the candidates, and over the safe set.
 METHODS = {"random": ((0, 0), (0, 0)), "dsir": ((0, 0), (0, 0)), "moderation": ((0, 0), (0, 0))}
 METHODS |= {"embedding": ((0, 0), (0, 0)), "loss": ((1, 0), (0, 0)), "gradient": ((1, 1), (1, 1))}
-METHODS |= {"shared": ((1, 0), (2, 1)), "excess_loss": ((2, 0), (1, 1))}
+METHODS |= {"excess_loss": ((2, 0), (1, 1))}
+LOOKS = ((1, 0), (1, 0))  # of ``shared``, once theta has learned
 
 
 def trained(shape: Shape, block: LoraBlock) -> int:
@@ -91,12 +93,21 @@ def rank_work(config: Config, amounts: Amounts) -> Work:
 
     settings, rows = config.rank, amounts.rows
     if settings.method not in ("seal", "seal_released"):
-        candidates, safe = METHODS.get(settings.method, METHODS["shared"])
-        return Work(*(a * rows + b * amounts.safe_rows for a, b in zip(candidates, safe, strict=True)))
+        learned = 0 if settings.method in METHODS else _learned(settings, amounts.safe_rows)
+        candidates, safe = METHODS.get(settings.method, LOOKS)
+        return Work(*(a * rows + b * amounts.safe_rows + learned for a, b in zip(candidates, safe, strict=True)))
     batch = batch_size(settings)
     learns = rows * (min(settings.safe_batch_size or batch, amounts.safe_rows) / batch + players(settings) - 1)
     gammas = [gamma_at(epoch, settings.gamma, settings.gamma_schedule) for epoch in range(settings.num_train_epochs)]
     return Work(len(gammas) * (learns + rows), sum(learns + (rows if gamma else 0) for gamma in gammas))
+
+
+def _learned(settings: RankConfig, safe_rows: int) -> float:
+    """Safe rows from which ``shared`` learns, each as often as it is met."""
+    from sealtune.bilevel import safe_steps
+
+    per_epoch = max(1, ceil(safe_rows / (settings.safe_batch_size or batch_size(settings))))
+    return safe_rows * safe_steps(per_epoch, settings.num_train_epochs) / per_epoch
 
 
 def rank_operations(shape: Shape, config: Config, amounts: Amounts) -> float:

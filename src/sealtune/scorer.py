@@ -42,7 +42,7 @@ SHARED = 2.0
 ALIKE = 1.0
 """Deviations of resemblance from which a row is moved all the way to the middle."""
 
-WORST_FIT, STEEP = -1.0, 4.0
+WORST_FIT, STEEP = -1.25, 4.0
 """Where, in deviations of the fit, half of the protection is gone, and how steeply it goes."""
 
 SKILLED = 1 / 3

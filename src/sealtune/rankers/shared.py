@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sealtune import processes, scorer
 from sealtune.adapters import Player
+from sealtune.bilevel import safe_steps
 from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.encoded import Encoded
 from sealtune.fitting import RANKER, taking_back
@@ -28,9 +29,6 @@ from sealtune.train import Faults, Progress, finite_mean, under
 
 ESTIMATES = True
 """Its margins tell how many rows are unsafe."""
-
-ENOUGH = 64
-"""Steps over the safe set after which theta begins no further epoch: 512 rows did as well as 128 met four times."""
 
 
 def rank(job: Job) -> Scores:
@@ -93,9 +91,8 @@ class Study:
 
     @property
     def steps(self) -> int:
-        """Of theta: an epoch over the safe set, then more until they are ENOUGH."""
-        one = self.batches.per_epoch
-        return max(one, min(ENOUGH, one * self.job.config.rank.num_train_epochs))
+        """Of theta, over the safe set."""
+        return safe_steps(self.batches.per_epoch, self.job.config.rank.num_train_epochs)
 
     def run(self) -> tuple[Looks, Looks]:
         """What theta makes of the candidates and of the safe set."""
