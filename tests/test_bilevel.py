@@ -157,5 +157,6 @@ def test_gamma_schedules():
 
 
 def test_a_small_safe_set_is_met_again_a_large_one_once():
-    assert [safe_steps(steps, 3) for steps in (1, 8, 21, 30, ENOUGH, 500)] == [3, 24, 63, ENOUGH, ENOUGH, 500]
-    assert [safe_steps(steps, 1) for steps in (1, 30, 500)] == [1, 30, 500]
+    assert [safe_steps(steps, 3, 999) for steps in (1, 8, 21, 30, ENOUGH, 500)] == [3, 24, 63, ENOUGH, ENOUGH, 500]
+    assert [safe_steps(steps, 1, 999) for steps in (1, 30, 500)] == [1, 30, 500]
+    assert [safe_steps(8, 3, of_candidates) for of_candidates in (1, 10, 12, 13)] == [8, 20, 24, 24]

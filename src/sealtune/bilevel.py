@@ -100,6 +100,12 @@ ENOUGH = 64
 """Steps of ``safe_steps``: where 128 rows, four times, and 512 rows, once, taught theta as much."""
 
 
-def safe_steps(per_epoch: int, epochs: int) -> int:
-    """Steps of theta over the safe set alone: one epoch; of a small set more, up to ``epochs``, until ENOUGH."""
-    return max(per_epoch, min(ENOUGH, per_epoch * epochs))
+def safe_steps(per_epoch: int, epochs: int, of_candidates: int) -> int:
+    """Steps of theta over the safe set alone: one epoch, or more of a small set.
+
+    Args:
+        per_epoch: steps of an epoch over the safe set.
+        epochs: over the safe set, at most, if it takes fewer than ENOUGH steps.
+        of_candidates: steps of an epoch over the candidates; two of those are the most, so that a ranking stays cheap.
+    """
+    return max(per_epoch, min(ENOUGH, per_epoch * epochs, 2 * of_candidates))

@@ -70,7 +70,9 @@ class RankConfig(LoraBlock):
         None, description="a smaller model that ranks in place of the one to be tuned; rows must be usable by both"
     )
     model_revision: str | None = Field(None, description="of rank.model_name_or_path")
-    num_train_epochs: int = Field(3, ge=1)
+    num_train_epochs: int = Field(
+        3, ge=1, description="seal: over the candidates; shared: over the safe set at most, if it takes under 64 steps"
+    )
     algorithm: Literal[1, 2] = Field(2, description="1: two players and their gap; 2: theta alone and the raw loss")
     weighting: Literal["softmax", "sigmoid"] = "softmax"
     selector_update: Literal["mirror", "adam"] = Field("mirror", description="mirror: sparse and exact; adam: dense")

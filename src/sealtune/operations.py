@@ -93,7 +93,7 @@ def rank_work(config: Config, amounts: Amounts) -> Work:
 
     settings, rows = config.rank, amounts.rows
     if settings.method not in ("seal", "seal_released"):
-        learned = 0 if settings.method in METHODS else _learned(settings, amounts.safe_rows)
+        learned = 0 if settings.method in METHODS else _learned(settings, amounts)
         candidates, safe = METHODS.get(settings.method, LOOKS)
         return Work(*(a * rows + b * amounts.safe_rows + learned for a, b in zip(candidates, safe, strict=True)))
     batch = batch_size(settings)
@@ -102,12 +102,13 @@ def rank_work(config: Config, amounts: Amounts) -> Work:
     return Work(len(gammas) * (learns + rows), sum(learns + (rows if gamma else 0) for gamma in gammas))
 
 
-def _learned(settings: RankConfig, safe_rows: int) -> float:
+def _learned(settings: RankConfig, amounts: Amounts) -> float:
     """Safe rows from which ``shared`` learns, each as often as it is met."""
     from sealtune.bilevel import safe_steps
 
-    per_epoch = max(1, ceil(safe_rows / (settings.safe_batch_size or batch_size(settings))))
-    return safe_rows * safe_steps(per_epoch, settings.num_train_epochs) / per_epoch
+    batch = settings.safe_batch_size or batch_size(settings)
+    per_epoch, of_candidates = (max(1, ceil(rows / batch)) for rows in (amounts.safe_rows, amounts.rows))
+    return amounts.safe_rows * safe_steps(per_epoch, settings.num_train_epochs, of_candidates) / per_epoch
 
 
 def rank_operations(shape: Shape, config: Config, amounts: Amounts) -> float:

@@ -1,8 +1,8 @@
 """A shared scorer: theta learns the safe set, and what it makes of each row is judged by one scorer for all rows.
 
 It is SEAL with gamma = 0 and omega_i = f(row i) in place of free logits (``scorer``). It costs one forward pass over
-both sets and an epoch over the safe set, of a small one up to ``num_train_epochs``: theta must fit a refusal before it
-can tell one from harm. It also scores rows that were not ranked (``score``).
+both sets and an epoch over the safe set, of a small one some more (``bilevel.safe_steps``): theta must know refusals
+before it can tell them from harm. It also scores rows that were not ranked (``score``).
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Study:
     @property
     def steps(self) -> int:
         """Of theta, over the safe set."""
-        return safe_steps(self.batches.per_epoch, self.job.config.rank.num_train_epochs)
+        of_candidates = -(-len(self.job.candidates) // self.batches.size)
+        return safe_steps(self.batches.per_epoch, self.job.config.rank.num_train_epochs, of_candidates)
 
     def run(self) -> tuple[Looks, Looks]:
         """What theta makes of the candidates and of the safe set."""
