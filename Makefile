@@ -10,7 +10,7 @@ demo: $(STAMP)          ## the whole pipeline on a real model and the quickstart
 	$(BIN)/sealtune run configs/quickstart.yaml
 
 test: $(STAMP)          ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(STAMP)          ## ruff and mypy
 	$(BIN)/ruff check .
