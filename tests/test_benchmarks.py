@@ -70,7 +70,7 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
         "--rankers",
         "loss",
         "shared",
-        "seal",
+        "seal:num_train_epochs=3",
         "unseen",
         "ceiling",
         "--mixtures",
@@ -87,7 +87,7 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     cost = {row["ranker"]: row["cost"]["mean"] for row in report["table"] if row["mixture"] == "a"}
     assert cost["loss"] == 1 / 3  # one forward pass over the candidates
     assert cost["ceiling"] == 0
-    assert cost["loss"] < cost["shared"] < cost["seal"]
+    assert cost["loss"] < cost["shared"] < cost["seal:num_train_epochs=3"]
     assert all(row["auroc"] is not None for row in report["table"])
     thin = [run for run in report["runs"] if run["mixture"] == "a~0.1+refusals"]
     assert {run["unsafe"] for run in thin} == {round(0.1 * (run["rows"] - 3)) for run in thin}
