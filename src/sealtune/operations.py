@@ -106,7 +106,7 @@ def _learned(settings: RankConfig, amounts: Amounts) -> float:
     """Safe rows from which ``shared`` learns, each as often as it is met."""
     from sealtune.bilevel import safe_steps
 
-    batch = settings.safe_batch_size or batch_size(settings)
+    batch = min(settings.safe_batch_size or batch_size(settings), max(1, amounts.safe_rows))
     per_epoch, of_candidates = (max(1, ceil(rows / batch)) for rows in (amounts.safe_rows, amounts.rows))
     return amounts.safe_rows * safe_steps(per_epoch, settings.num_train_epochs, of_candidates) / per_epoch
 
