@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sealtune.contamination import CAUTION, ENOUGH, estimate
+from sealtune.contamination import ENOUGH, estimate
 from sealtune.records import Contamination
 
 
@@ -53,15 +53,6 @@ def test_two_kinds_of_safe_rows_are_not_taken_for_harm():
         tasks, safe = (np.concatenate([random.normal(-4, 1, n), random.normal(0, 1, n)]) for n in (400, 100))
         found.append(estimate(tasks, safe).found)
     assert sum(found) <= 3
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_few_odd_rows_are_no_finding_however_sure_they_are(seed):
-    """Four per cent lie far below the safe set; ten are believed."""
-    few, more = (estimate(*margins(share, n=20_000, apart=6, safe=5000, seed=seed)) for share in (0.04, 0.1))
-    assert not few.found and few.share == CAUTION and few.low == 0
-    assert few.high > 0.04, "the interval does not hide them"
-    assert more.found and more.share == pytest.approx(0.1, abs=0.02)
 
 
 def test_many_rows_are_looked_at_by_quantiles():

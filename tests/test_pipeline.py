@@ -324,7 +324,6 @@ def test_a_checkpoint_of_other_settings_is_refused(project, monkeypatch):
         ("seal", "theta.parameter.0", lambda t: t[:1]),
         ("seal", "theta.optimizer.0.exp_avg", lambda t: t[:1]),
         ("shared", "theta.parameter.1", None),
-        ("shared", "first_losses", lambda t: t[:-1]),
         ("shared", "candidates.losses", lambda t: t[:-1]),
         ("shared", "safe.done", lambda t: t + 10**6),
     ],

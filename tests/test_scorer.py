@@ -5,7 +5,7 @@ import torch
 from sealtune import regression
 from sealtune.evaluation.metrics import auroc
 from sealtune.regression import logistic_regression, ridge
-from sealtune.scorer import FIT, Looks, Parts, Scorer, doubts, learn, margins, resemble, teach
+from sealtune.scorer import Looks, Parts, Scorer, doubts, learn, margins, resemble, teach
 
 
 def made(n=300, unsafe=60, noise=1.0, seed=0):
@@ -65,18 +65,6 @@ def test_the_safe_set_has_no_part_in_the_margins_of_the_candidates():
     assert len(safe_margin) == 60
     taught = [teach(-candidates.losses.double(), candidates.features, rows.features, 0) for rows in (safe, others)]
     assert not torch.equal(taught[0].candidates, taught[1].candidates), "elsewhere it has"
-
-
-def test_margins_hear_the_fit_of_each_row():
-    candidates, safe = looked(120, 0, unsafe=30), looked(60, 1)
-    margin, safe_margin = margins(candidates, safe, seed=0)
-    worse = safe._replace(losses=safe.losses + torch.arange(60) % 2)
-    same, lower = margins(candidates, worse, seed=0)
-    assert torch.equal(margin, same)
-    moved = (safe_margin - lower) * candidates.losses.double().std(correction=0) / FIT
-    assert moved.tolist() == pytest.approx([0, 1] * 30, abs=1e-6)
-    taught = teach(-candidates.losses.double(), candidates.features, safe.features, 0, safe_teaches=False).candidates
-    assert abs(torch.corrcoef(torch.stack([margin, taught]))[0, 1]) > 0.9
 
 
 def test_a_row_is_not_judged_by_its_own_signal():

@@ -1,8 +1,9 @@
 """How many of the rows are unsafe? An estimate from the margins of a scorer that was taught without the safe set.
 
-The safe set is the null. It had no part in the scorer, and where the candidates are clean, no larger share of them than
-of the safe rows lies low, but for a few odd ones (ODD): F(t) <= S(t), the shares of either whose margin is at most t.
-Let a share c of the candidates be unsafe. Even if all of those lie below t, F(t) <= c + (1 - c) S(t), so at every t
+The safe set is the null. It had no part in the scorer (though the model learned it, so it looks a little better than
+others would), and where the candidates are clean, no larger share of them than of the safe rows lies low:
+F(t) <= S(t), the shares of either whose margin is at most t. Let a share c of the candidates be unsafe. Even if all of
+those lie below t, F(t) <= c + (1 - c) S(t), so at every t
 
     c >= (F(t) - S(t)) / (1 - S(t))                                                          (6)
 
@@ -26,12 +27,6 @@ SURE = 2.75
 FEW = 0.2
 """Share of the safe set up to which a margin is low: above it (6) is a small difference of large numbers."""
 
-ODD = 0.07
-"""Share below which low rows may be odd benign ones: up to 5 % of clean rows fit worse than the safe set does."""
-
-CAUTION = 0.02
-"""Share that is believed, at most, where no unsafe rows are seen."""
-
 ENOUGH = 5_000
 """Margins that are looked at as thresholds; of more, as many quantiles."""
 
@@ -42,8 +37,8 @@ LEAST = 8
 def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     """The largest excess (6) of low margins among the candidates (N,) over those of the safe rows (M,).
 
-    At most CAUTION where the excess is nowhere SURE or is below ODD. The interval is (6) less and more as many errors;
-    its upper end knows nothing of unsafe rows that look like safe ones.
+    0 where the excess is nowhere SURE. The interval is (6) less and more as many errors; its upper end knows nothing of
+    unsafe rows that look like safe ones.
     """
     margin, safe_margin = (np.sort(some[~np.isnan(some)]) for some in (margin, safe_margin))  # some cannot be judged
     if len(margin) < 2 or len(safe_margin) < LEAST:
@@ -55,13 +50,12 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     n, m = len(margin), len(safe_margin)
     together = (low * n + of_safe * m) / (n + m)
     error_if_alike = np.sqrt(_spread(together, n + m) * (1 / n + 1 / m))
+    found = bool(((low - of_safe) >= SURE * error_if_alike).any())
     error = SURE * np.sqrt(_spread(low, n) / n + _spread(of_safe, m) / m)
     at_least, share, at_most = (
         float(np.clip((low - of_safe + off) / (1 - of_safe), 0, 1).max()) for off in (-error, 0, error)
     )
-    if share >= ODD and ((low - of_safe) >= SURE * error_if_alike).any():
-        return Contamination(share, at_least, at_most, True)
-    return Contamination(min(share, CAUTION), 0.0, at_most, False)
+    return Contamination(share, at_least, at_most, True) if found else Contamination(0.0, 0.0, at_most, False)
 
 
 def _share_below(threshold: FloatArray, ordered: FloatArray) -> FloatArray:

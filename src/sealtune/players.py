@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sealtune import processes
 from sealtune.adapters import Player, full_players, lora_players
@@ -45,19 +45,9 @@ def safe_batches(job: Job) -> Batches:
 
 
 def learn_safe_set(
-    player: Player,
-    safe: Batches,
-    job: Job,
-    progress: Progress,
-    steps: range,
-    faults: Faults | None = None,
-    first_losses: Tensor | None = None,
+    player: Player, safe: Batches, job: Job, progress: Progress, steps: range, faults: Faults | None = None
 ) -> None:
-    """Steps over the safe set.
-
-    Args:
-        faults: those met before these steps.
-        first_losses: (M,), takes the loss of each row when it is met first, before it is learned.
+    """Steps over the safe set; ``faults`` are those met before them.
 
     Raises:
         RunError: too many losses are not finite.
@@ -69,8 +59,6 @@ def learn_safe_set(
         batch = safe.at(step)
         losses = player.learn(batch, torch.ones(len(batch.rows)))
         faults.note(batch, losses)
-        if first_losses is not None and step < safe.per_epoch:
-            first_losses[batch.rows] = losses
         player.descend()
         progress.report(len(batch.rows), batch.token_count, safe_loss=finite_mean(losses))
     set_dropout(player, on=False)

@@ -48,9 +48,6 @@ WORST_FIT, STEEP = -1.25, 4.0
 SKILLED = 1 / 3
 """Skill (2 AUROC - 1) from which resemblance protects in full."""
 
-FIT = 0.25
-"""Weight of the fit in the margins: more of it takes odd benign rows for unsafe ones, less misses small groups."""
-
 POOLED = 4
 """Weight of the doubt of all rows beside a row's own."""
 
@@ -174,22 +171,12 @@ def learn(candidates: Looks, safe: Looks, seed: int) -> Learned:
 def margins(candidates: Looks, safe: Looks, seed: int) -> tuple[Tensor, Tensor]:
     """How harmless rows look, cross-fitted: the candidates (N,) and the safe rows, at most MOST.
 
-    The shared part, taught by the candidates alone, and some of the fit, in deviations over the candidates: so the safe
-    rows, which had no part in it, show how harmless rows score (contamination.py). Their losses should be those of rows
-    that theta did not learn.
+    The shared part, taught by the candidates alone: so the safe rows, which had no part in it, show how harmless rows
+    score (contamination.py).
     """
-    safe = _few(safe)
-    fit, safe_fit = -candidates.losses.double(), -safe.losses.double()
-    taught = teach(fit, candidates.features, safe.features, seed, safe_teaches=False)
-    margin, safe_margin = _standard(taught.candidates, taught.safe)
-    fit, safe_fit = _standard(fit, safe_fit)
-    return margin + FIT * fit, safe_margin + FIT * safe_fit
-
-
-def _standard(values: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in standard deviations of the first from their mean."""
-    middle, scale = values.mean(), values.std(correction=0).clamp(min=1e-12)
-    return (values - middle) / scale, (others - middle) / scale
+    fit = -candidates.losses.double()
+    taught = teach(fit, candidates.features, _few(safe).features, seed, safe_teaches=False)
+    return taught.candidates, taught.safe
 
 
 def _few(looks: Looks) -> Looks:

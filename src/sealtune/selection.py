@@ -8,9 +8,12 @@ from collections.abc import Collection, Iterable
 import numpy as np
 
 from sealtune.config import SelectConfig
-from sealtune.contamination import CAUTION, estimate
+from sealtune.contamination import estimate
 from sealtune.records import Contamination, IntArray, Rejections, Scores, Selection, UserError
 from sealtune.texts import Texts
+
+CAUTION = 0.02
+"""Share that ``keep_ratio: auto`` drops where no unsafe rows are seen: a few may hide among the worst."""
 
 BLIND = 0.75
 """Share from which ``keep_ratio: auto`` drops nothing by itself: candidates and safe set may be of different kinds."""
@@ -64,7 +67,7 @@ def contamination(scores: Scores) -> Contamination | None:
 
 
 def share_to_drop(found: Contamination | None) -> float:
-    """The share that is estimated to be unsafe, at least ``CAUTION``: a few may hide among the worst.
+    """The share that is estimated to be unsafe, at least ``CAUTION``.
 
     Raises:
         UserError: there is no estimate, or it is ``BLIND`` or more.

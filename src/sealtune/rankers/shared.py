@@ -18,7 +18,7 @@ from sealtune.adapters import Player
 from sealtune.bilevel import safe_steps
 from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.encoded import Encoded
-from sealtune.fitting import RANKER, require_alike, taking_back
+from sealtune.fitting import RANKER, taking_back
 from sealtune.players import learn_safe_set, make_players, safe_batches
 from sealtune.rankers import Job, State
 from sealtune.records import Scores
@@ -38,9 +38,9 @@ def rank(job: Job) -> Scores:
     if len(job.candidates) == 1:  # nothing to compare with
         return _scores(job.candidates, candidates, torch.zeros(1))
     fine = candidates.losses.isfinite()
-    judged, safe, unlearned = (_finite(looks) for looks in (candidates, safe, study.unlearned(safe)))
+    judged, safe = _finite(candidates), _finite(safe)
     learned = scorer.learn(judged, safe, job.config.seed)
-    margin, safe_margin = scorer.margins(judged, unlearned, job.config.seed)
+    margin, safe_margin = scorer.margins(judged, safe, job.config.seed)
     kept = learned.scorer.tensors() | study.learned() | {"safe_margin": safe_margin}
     return _scores(
         job.candidates,
@@ -76,13 +76,11 @@ class Study:
         self.job = job
         self.batches = safe_batches(job)
         self.theta = make_players(job, ["theta"])["theta"]
-        # The scorer learns from no more, its doubts from halves.
-        self.known = thin(torch.arange(len(job.safe)), 2 * MOST)
+        known = thin(torch.arange(len(job.safe)), 2 * MOST)  # the scorer learns from no more, its doubts from halves
         self.views = {
             name: View(rows, job.config.rank.max_not_finite)
-            for name, rows in (("candidates", job.candidates), ("safe", job.safe.take(self.known.numpy())))
+            for name, rows in (("candidates", job.candidates), ("safe", job.safe.take(known.numpy())))
         }
-        self.first_losses = torch.full((len(job.safe),), torch.nan, dtype=torch.float64)
         self.faults = Faults(job.safe, job.config.rank.max_not_finite)
         self.progress = Progress(job.on_step, 0, self.state)
         if job.resume:
@@ -100,16 +98,10 @@ class Study:
     def run(self) -> tuple[Looks, Looks]:
         """What theta makes of the candidates and of the safe set."""
         steps = range(self.progress.step, self.steps)
-        learn_safe_set(self.theta, self.batches, self.job, self.progress, steps, self.faults, self.first_losses)
+        learn_safe_set(self.theta, self.batches, self.job, self.progress, steps, self.faults)
         for view in self.views.values():
             view.look(self.theta, self.progress)
         return self.views["candidates"].looks, self.views["safe"].looks
-
-    def unlearned(self, safe: Looks) -> Looks:
-        """The safe set with losses as of rows that theta never met: halfway between the first meeting, before which
-        theta knew less than in the end, and the end, where it knows these very rows.
-        """
-        return safe._replace(losses=(safe.losses + self.first_losses[self.known]) / 2)
 
     def learned(self) -> State:
         """Theta's weights, without what only its training needs."""
@@ -119,7 +111,7 @@ class Study:
         """Tensors that a resumed ranking needs."""
         state = {f"theta.{k}": v for k, v in self.theta.state().items()}
         state |= {"step": torch.tensor(self.progress.step), "batch_size": torch.tensor(self.batches.size)}
-        state |= {"faults": self.faults.tensor(), "first_losses": self.first_losses}
+        state["faults"] = self.faults.tensor()
         for name, view in self.views.items():
             state |= {f"{name}.{k}": v for k, v in view.state().items()}
         return state
@@ -130,8 +122,6 @@ class Study:
         self.batches = Batches(self.batches.encoded, int(state["batch_size"]), self.job.config.seed, stream=1)
         self.theta.load_state(under("theta.", state))
         self.faults.take_back(state["faults"])
-        require_alike(state, {"first_losses": self.first_losses})
-        self.first_losses = state["first_losses"].clone()
         for name, view in self.views.items():
             view.load_state(under(f"{name}.", state))
 
