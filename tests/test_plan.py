@@ -122,6 +122,8 @@ def test_work_and_memory_grow_with_the_rows():
     shared = case(rows=100, method="shared")
     assert rank_work(shared.config, shared.amounts) == (100 + 50 + 2 * 64, 2 * 64)
     assert rank_work(shared.config, shared.amounts._replace(safe_rows=1000)) == (100 + 1000 + 1000, 1000)
+    lone = shared.amounts._replace(rows=2, safe_rows=1)  # batches of one row: two epochs over the rows allow for three
+    assert rank_work(shared.config, lone) == (2 + 1 + 3, 3)
     assert many.host_bytes() == 10 * few.host_bytes() == 76_000
 
 
