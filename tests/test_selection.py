@@ -39,16 +39,19 @@ def test_keeping_everything_and_nothing():
 
 
 def test_an_automatic_share_drops_what_lies_lower_than_the_safe_set():
-    """Of a hundred rows twenty lie below all safe rows; then none does; then nearly all do."""
+    """Of a hundred rows twenty lie below all safe rows; then none; then four, which may be chance; then nearly all."""
     safe = np.arange(40.0)
 
     def kept(low):
         margin = np.where(np.arange(100) < low, -1.0, 39.0)
         judged = replace(scores(np.arange(100.0)), margin=margin, selector={"safe_margin": safe})
-        return len(select(judged, SelectConfig(keep_ratio="auto")).kept)
+        found = select(judged, SelectConfig(keep_ratio="auto"))
+        assert found.contamination.share == pytest.approx(low / 100)
+        return len(found.kept)
 
     assert kept(20) == 80
     assert kept(0) == 98
+    assert kept(4) == 98
     with pytest.raises(UserError, match=r"90% of the rows .* give a share"):
         kept(90)
 

@@ -8,8 +8,9 @@ those lie below t, F(t) <= c + (1 - c) S(t), so at every t
     c >= (F(t) - S(t)) / (1 - S(t))                                                          (6)
 
 and the largest of these is the estimate. It is met where some t has the unsafe rows below it and few others. It leans
-low where unsafe rows lie among benign ones, and high where a benign kind that the safe set lacks lies among them, or by
-chance, since the largest is taken; the lower end of the interval is the bound.
+low where unsafe rows lie among safe ones, and high where a benign kind that the safe set lacks lies among them, or by
+chance, since the largest is taken; the lower end of the interval is the bound. The upper end asks only that no unsafe
+row lies above the FEW lowest safe rows: all candidates as low as those may be unsafe.
 
 Source: Blanchard, Lee, Scott (JMLR 2010), "Semi-supervised novelty detection", on the proportion of novelties;
 Meinshausen and Rice (Annals of Statistics 2006) for a bound of this form.
@@ -37,8 +38,8 @@ LEAST = 8
 def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     """The largest excess (6) of low margins among the candidates (N,) over those of the safe rows (M,).
 
-    0 where the excess is nowhere SURE. The interval is (6) less and more as many errors; its upper end knows nothing of
-    unsafe rows that look like safe ones.
+    It is ``found`` where the excess is somewhere SURE. The interval goes from (6) less as many errors to the share of
+    the candidates that lie as low as the FEW lowest safe rows, and as many errors.
     """
     margin, safe_margin = (np.sort(some[~np.isnan(some)]) for some in (margin, safe_margin))  # some cannot be judged
     if len(margin) < 2 or len(safe_margin) < LEAST:
@@ -52,10 +53,10 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     error_if_alike = np.sqrt(_spread(together, n + m) * (1 / n + 1 / m))
     found = bool(((low - of_safe) >= SURE * error_if_alike).any())
     error = SURE * np.sqrt(_spread(low, n) / n + _spread(of_safe, m) / m)
-    at_least, share, at_most = (
-        float(np.clip((low - of_safe + off) / (1 - of_safe), 0, 1).max()) for off in (-error, 0, error)
-    )
-    return Contamination(share, at_least, at_most, True) if found else Contamination(0.0, 0.0, at_most, False)
+    share, at_least = (float(np.clip((low - of_safe - off) / (1 - of_safe), 0, 1).max()) for off in (0, error))
+    as_low = low[-1:]
+    at_most = float(np.clip(as_low + SURE * np.sqrt(_spread(as_low, n) / n), 0, 1).max())
+    return Contamination(share, at_least, at_most, found)
 
 
 def _share_below(threshold: FloatArray, ordered: FloatArray) -> FloatArray:

@@ -210,7 +210,7 @@ class Rejected:
 
 
 class Contamination(NamedTuple):
-    """The estimated share of unsafe rows with an interval; ``found``: more rows lie low than chance would have it."""
+    """The estimated share of unsafe rows with an interval; ``found``: it is more than chance would have it."""
 
     share: float
     low: float

@@ -67,7 +67,7 @@ def contamination(scores: Scores) -> Contamination | None:
 
 
 def share_to_drop(found: Contamination | None) -> float:
-    """The share that is estimated to be unsafe, at least ``CAUTION``.
+    """The share that is estimated to be unsafe where that is more than chance, and at least ``CAUTION``.
 
     Raises:
         UserError: there is no estimate, or it is ``BLIND`` or more.
@@ -77,12 +77,13 @@ def share_to_drop(found: Contamination | None) -> float:
             "select.keep_ratio: auto needs a ranker that estimates how many rows are unsafe; rank with "
             "rank.method=shared, or give a share"
         )
-    if found.share >= BLIND:
+    share = found.share if found.found else 0.0
+    if share >= BLIND:
         raise UserError(
-            f"select.keep_ratio: auto: {found.share:.0%} of the rows look worse than the safe set, which may be of "
+            f"select.keep_ratio: auto: {share:.0%} of the rows look worse than the safe set, which may be of "
             "another kind; look at the report, then give a share to keep, such as select.keep_ratio=0.5"
         )
-    return max(found.share, CAUTION)
+    return max(share, CAUTION)
 
 
 def lowest_kept(scores: Scores, kept: Collection[str]) -> float | None:

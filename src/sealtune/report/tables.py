@@ -56,7 +56,7 @@ def sureness_tiles(view: ReportView) -> list[Tile]:
     if (found := sure.get("estimated_unsafe")) is not None:
         note = f"between {show_percent(found['low'])} and {show_percent(found['high'])}"
         if not found["found"]:
-            note = f"not clearly more rows lie low than of the safe set; {show_percent(found['high'])} would not show"
+            note = f"not clearly more rows lie low than of the safe set; at most {show_percent(found['high'])}"
         tiles.append(Tile("Estimated share of unsafe rows", show_percent(found["share"]), note))
     if (share := sure.get("reliability")) is not None:
         tiles.append(Tile("Reliability", show_number(share), "1: other safe rows or epochs would rank alike"))

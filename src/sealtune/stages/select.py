@@ -47,8 +47,8 @@ def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
         f"{mixed:,} mixed in"
     )
     if found := selection.contamination:
-        seen = "" if found.found else "none seen, "
-        say(f"select: estimated share of unsafe rows {found.share:.1%} ({seen}{found.low:.0%} to {found.high:.0%})")
+        chance = "" if found.found else ", which may be chance"
+        say(f"select: estimated share of unsafe rows {found.share:.1%} ({found.low:.0%} to {found.high:.0%}){chance}")
     names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl")
     return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
 
