@@ -51,11 +51,12 @@ def estimate(margin: FloatArray, safe_margin: FloatArray) -> Contamination:
     n, m = len(margin), len(safe_margin)
     together = (low * n + of_safe * m) / (n + m)
     error_if_alike = np.sqrt(_spread(together, n + m) * (1 / n + 1 / m))
-    found = bool(((low - of_safe) >= SURE * error_if_alike).any())
-    error = SURE * np.sqrt(_spread(low, n) / n + _spread(of_safe, m) / m)
-    share, at_least = (float(np.clip((low - of_safe - off) / (1 - of_safe), 0, 1).max()) for off in (0, error))
-    as_low = low[-1:]
-    at_most = float(np.clip(as_low + SURE * np.sqrt(_spread(as_low, n) / n), 0, 1).max())
+    excess = low - of_safe
+    found = bool((excess >= SURE * error_if_alike).any())
+    variance, variance_of_safe = _spread(low, n) / n, _spread(of_safe, m) / m
+    surely = excess - SURE * np.sqrt(variance + variance_of_safe)
+    share, at_least = (float(np.clip(some / (1 - of_safe), 0, 1).max()) for some in (excess, surely))
+    at_most = min(1.0, float(low[-1] + SURE * np.sqrt(variance[-1])))
     return Contamination(share, at_least, at_most, found)
 
 

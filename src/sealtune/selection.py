@@ -77,13 +77,14 @@ def share_to_drop(found: Contamination | None) -> float:
             "select.keep_ratio: auto needs a ranker that estimates how many rows are unsafe; rank with "
             "rank.method=shared, or give a share"
         )
-    share = found.share if found.found else 0.0
-    if share >= BLIND:
+    if not found.found:
+        return CAUTION
+    if found.share >= BLIND:
         raise UserError(
-            f"select.keep_ratio: auto: {share:.0%} of the rows look worse than the safe set, which may be of "
+            f"select.keep_ratio: auto: {found.share:.0%} of the rows look worse than the safe set, which may be of "
             "another kind; look at the report, then give a share to keep, such as select.keep_ratio=0.5"
         )
-    return max(share, CAUTION)
+    return max(found.share, CAUTION)
 
 
 def lowest_kept(scores: Scores, kept: Collection[str]) -> float | None:
