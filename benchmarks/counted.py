@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sealtune import adapters, language_model
-from sealtune.config import Config
+from sealtune.cli.dimensions import Shape
+from sealtune.cli.flops import ANSWERS
+from sealtune.core.config import Config
 from sealtune.data.batches import Batch
-from sealtune.encoded import Encoded
-from sealtune.losses import token_losses
-from sealtune.operations import ANSWERS
-from sealtune.shapes import Shape
+from sealtune.data.encoded import Encoded
+from sealtune.models import adapters, causal_lm
+from sealtune.models.losses import token_losses
 
 
 def count(shape: Shape, config: Config, *, imagined: bool) -> tuple[float, float]:
@@ -67,7 +67,7 @@ def _run(shape: Shape, config: Config, meter, imagined: bool):
     # Products alone are counted, so attention must be made of them; for bytes it is the kernel that trainings use.
     attention = "eager" if isinstance(meter, FlopCounterMode) else "sdpa"
     with ExitStack() as stack:
-        stack.enter_context(patch.object(language_model, "_check_halves"))  # it compares numbers, and there may be none
+        stack.enter_context(patch.object(causal_lm, "_check_halves"))  # it compares numbers, and there may be none
         place = torch.device("meta") if imagined else nullcontext()
         with place:
             model = _model(shape, config, attention)
@@ -75,7 +75,7 @@ def _run(shape: Shape, config: Config, meter, imagined: bool):
         if imagined:
             fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             model.to_empty(device="cpu")
-            player.model.head = language_model.output_head(model)
+            player.model.head = causal_lm.output_head(model)
             assert fake
         if isinstance(meter, Bytes):
             for parameter in model.parameters():

@@ -70,9 +70,9 @@ def main() -> None:
 
 
 def fuzz(args: argparse.Namespace, folder: Path) -> dict:
-    from sealtune.config import build_config
-    from sealtune.environment import machine, versions
-    from sealtune.models import load_tokenizer
+    from sealtune.core.config_io import build_config
+    from sealtune.models.load import load_tokenizer
+    from sealtune.pipeline.environment import machine, versions
 
     chance = random.Random(args.seed)
     tokenizer = load_tokenizer(build_config({"model_name_or_path": args.model}))
@@ -141,10 +141,10 @@ class Folder:
 
 def read_rows(path: Path, tokenizer) -> str:
     """Read and tokenise; ``rows`` or ``refused``. Raises AssertionError on a message or a row that is not right."""
-    from sealtune.config import DatasetConfig
-    from sealtune.data.door import load
+    from sealtune.core.config import DatasetConfig
+    from sealtune.core.errors import UserError
     from sealtune.data.encode import encode
-    from sealtune.records import UserError
+    from sealtune.data.load import load
 
     try:
         rows = load([DatasetConfig(path=str(path))])
@@ -164,8 +164,8 @@ def read_rows(path: Path, tokenizer) -> str:
 
 
 def read_config(path: Path) -> str:
-    from sealtune.config import build_config, read_yaml
-    from sealtune.records import UserError
+    from sealtune.core.config_io import build_config, read_yaml
+    from sealtune.core.errors import UserError
 
     try:
         build_config(read_yaml(path), str(path))

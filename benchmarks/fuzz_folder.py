@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sealtune.checkpoints import Checkpoint, Checkpoints
-from sealtune.config import DatasetConfig, JudgeConfig, PromptsConfig
-from sealtune.data.door import load
-from sealtune.data.readers import UnusableRow
+from sealtune.core.checkpoints import Checkpoint, Checkpoints
+from sealtune.core.config import DatasetConfig, JudgeConfig, PromptsConfig
+from sealtune.core.errors import UserError
+from sealtune.core.types import Response, Scores, Verdict
+from sealtune.data.cache import RowCache, TokenCache
+from sealtune.data.formats import UnusableRow
+from sealtune.data.load import load
+from sealtune.evaluation.answer_cache import AnswerCache
+from sealtune.evaluation.judge_protocol import Question, Reply
 from sealtune.evaluation.judges import load_judge
 from sealtune.evaluation.prompts import load_prompts
-from sealtune.evaluation.questions import Question, Reply
-from sealtune.ledger import Ledger
-from sealtune.records import Response, Scores, UserError, Verdict
-from sealtune.row_cache import RowCache
-from sealtune.store import RunFolder
-from sealtune.token_cache import TokenCache
+from sealtune.pipeline.folder import RunFolder
 
 INPUTS = {"seed": 1, "model": "m"}
 IDS = ("row 1", "row 2", "row 3")
@@ -49,15 +49,15 @@ def make(root: Path) -> dict[str, Path]:
     folder = RunFolder(root)
     folder.prepare()
     one = np.ones(3)
-    scores = Scores(IDS, ("made",) * 3, one, one, one, one, one.astype(np.int64), selector={"safe_margin": one})
+    scores = Scores(IDS, ("made",) * 3, one, one, one, one, one.astype(np.int64), selector={"safe_probe_logit": one})
     folder.write_scores(scores, np.arange(3))
-    folder.write_selector(scores, "shared", "softmax")
+    folder.write_selector(scores, "probe", "softmax")
     folder.write_json("select/kept_ids.json", list(IDS))
     folder.write_jsonl("evaluate/responses.jsonl", [_fields(RESPONSE)] * 2)
     verdict = Verdict("p 1", "tuned", "set", "harmful", "guard", "safe", False, 0.5)
     folder.write_jsonl("evaluate/verdicts.jsonl", [_fields(verdict)] * 2)
     Checkpoints(folder, "rank").write(Checkpoint(4, {"omega": torch.ones(3)}, [{"step": 4}]), INPUTS)
-    Ledger(folder.path("evaluate/judge_cache.jsonl"))["k"] = {"text": "safe", "finish": "stop", "refusal": ""}
+    AnswerCache(folder.path("evaluate/judge_cache.jsonl"))["k"] = {"text": "safe", "finish": "stop", "refusal": ""}
     _tokens(root)
     folder.write_text("prompts.jsonl", '{"id": "a", "prompt": "how?"}\n{"id": "a", "prompt": ""}\n')
     folder.finish_stage("rank", INPUTS, ["rank/scores.parquet"], {"seconds": 1.0}, {"config": {"seed": 1}})
@@ -113,7 +113,7 @@ def _checkpoint(root: Path) -> None:
 
 
 def _cache(root: Path) -> None:
-    ledger = Ledger(root / "evaluate/judge_cache.jsonl")
+    ledger = AnswerCache(root / "evaluate/judge_cache.jsonl")
     assert "k" not in ledger or isinstance(ledger["k"], Mapping)
 
 

@@ -42,11 +42,11 @@ def first_prompts() -> Path:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    from sealtune.config import build_config
+    from sealtune.core.config_io import build_config
     from sealtune.data.encode import encode_prompt
-    from sealtune.environment import machine, versions
     from sealtune.evaluation.generate import generate
-    from sealtune.models import load_model, load_tokenizer
+    from sealtune.models.load import load_model, load_tokenizer
+    from sealtune.pipeline.environment import machine, versions
 
     config = build_config({"model_name_or_path": args.model})
     tokenizer, model = load_tokenizer(config), load_model(config)

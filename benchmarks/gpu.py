@@ -82,9 +82,9 @@ def run_apart(variant: str, checkpointing: int, purpose: str = "time") -> dict:
 def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool, profile: bool) -> dict:
     import torch
 
-    from sealtune.config import build_config
-    from sealtune.environment import peak_memory, reset_peak_memory
-    from sealtune.models import load_tokenizer
+    from sealtune.core.config_io import build_config
+    from sealtune.models.load import load_tokenizer
+    from sealtune.pipeline.environment import peak_memory, reset_peak_memory
 
     block = {"per_device_train_batch_size": args.batch, "gradient_checkpointing": checkpointing}
     ranked = {"gamma": 0.5, "gamma_schedule": "constant", "algorithm": 1 if variant == "algorithm_1" else 2}
@@ -115,7 +115,7 @@ def random_model(sizes: dict, attention: str):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sealtune.models import device
+    from sealtune.models.load import device
 
     config = LlamaConfig(**sizes, attn_implementation=attention, use_cache=False)
     torch.set_default_dtype(torch.bfloat16)
@@ -129,7 +129,7 @@ def random_rows(args: argparse.Namespace, vocabulary: int, seed: int):
     """Rows of random tokens; the second half of each is learned."""
     import numpy as np
 
-    from sealtune.encoded import Encoded
+    from sealtune.data.encoded import Encoded
 
     random = np.random.default_rng(seed)
     lengths = np.clip(random.lognormal(np.log(args.median_length), 0.7, args.rows), 8, args.max_length).astype(int)
@@ -162,7 +162,7 @@ def kernels(prof, limit: int = 15) -> list[dict]:
 
 
 def about(args: argparse.Namespace) -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     settings = {k: v for k, v in vars(args).items() if k not in ("output", "one")}
     return {"settings": settings, "machine": machine(), "versions": versions()}

@@ -28,11 +28,11 @@ PATIENCE = 300  # seconds for a run that nobody disturbs
 MADE = {"rank": "rank/scores.parquet", "tune": "tune/adapter_model.safetensors"}
 BEFORE = {"rank": (), "tune": ("rank", "select")}
 SLOW_TO_IMPORT = (
-    "sealtune.models",
-    "sealtune.adapters",
-    "sealtune.rankers",
-    "sealtune.train",
-    "sealtune.trainer",
+    "sealtune.models.load",
+    "sealtune.models.adapters",
+    "sealtune.ranking.methods",
+    "sealtune.ranking.loop",
+    "sealtune.tuning.trainer",
     "peft",
     "transformers.models.llama.modeling_llama",
 )
@@ -105,8 +105,8 @@ def tiny_model(folder: Path) -> Path:
 
     def save() -> None:
         from probe import two_layers
-        from sealtune.config import build_config
-        from sealtune.models import load_tokenizer
+        from sealtune.core.config_io import build_config
+        from sealtune.models.load import load_tokenizer
 
         tokenizer = load_tokenizer(build_config({"model_name_or_path": "smollm2-135m-instruct"}))
         two_layers(len(tokenizer)).save_pretrained(folder)
@@ -119,8 +119,8 @@ def tiny_model(folder: Path) -> Path:
 
 def start(model: Path, stages: Sequence[str], method: str, out: str) -> int:
     """A process that does these stages, going on from what is there; its id."""
-    from sealtune.config import build_config
-    from sealtune.pipeline import Run
+    from sealtune.core.config_io import build_config
+    from sealtune.pipeline.run import Run
 
     def work() -> None:
         sys.stderr = Path("said").open("a", encoding="utf-8")  # noqa: SIM115

@@ -14,12 +14,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sealtune.config import Config, build_config
-from sealtune.memory import OVERHEAD, Engine, base_bytes, rank_bytes
-from sealtune.needs import GPUS, SAFE_ROWS, TOKENS
-from sealtune.operations import Amounts, passes, trained
 from sealtune.plan import PROXY, SIZES, Case, limits, size
-from sealtune.shapes import KNOWN, Shape
+
+from sealtune.cli.dimensions import KNOWN, Shape
+from sealtune.cli.estimate import GPUS, SAFE_ROWS, TOKENS
+from sealtune.cli.flops import passes, trained
+from sealtune.cli.gpu_memory import OVERHEAD, Engine, base_bytes, rank_bytes
+from sealtune.core.config import Config
+from sealtune.core.config_io import build_config
+from sealtune.ranking.job import Amounts
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs/scale.md", ROOT / "benchmarks/results"
@@ -62,7 +65,7 @@ def main() -> None:
 
 
 def about() -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     return {"machine": machine(), "versions": versions()}
 
@@ -92,11 +95,11 @@ def bytes_a_row(n: int = 2_000_000) -> float:
 
     from probe import most_memory, resident, two_layers
     from scale import mapped_rows
-    from sealtune.adapters import lora_players
-    from sealtune.config import RankConfig
-    from sealtune.players import PLAYERS
-    from sealtune.rankers.seal import make_selector
-    from sealtune.train import Ranking
+    from sealtune.core.config import RankConfig
+    from sealtune.models.adapters import lora_players
+    from sealtune.ranking.loop import SealLoop
+    from sealtune.ranking.methods.seal import make_selector
+    from sealtune.ranking.safe_set import PLAYERS
 
     settings = RankConfig(per_device_train_batch_size=8, algorithm=1)
     held = 0.0
@@ -107,7 +110,7 @@ def bytes_a_row(n: int = 2_000_000) -> float:
             candidates, safe = mapped_rows(Path(folder, "candidates"), rows), mapped_rows(Path(folder, "safe"), 64)
             before = resident()["allocated"]
             with most_memory() as memory:
-                ranking = Ranking(candidates, safe, players, make_selector(rows, settings), settings, seed=0)
+                ranking = SealLoop(candidates, safe, players, make_selector(rows, settings), settings, seed=0)
                 next(ranking.run())
                 ranking.step = ranking.total_steps
                 ranking.finish(lambda *_: None)
@@ -208,7 +211,7 @@ def network_table() -> str:
 
 
 def rows_table() -> str:
-    methods = {"shared": {"method": "shared"}, "seal, Algorithm 2": {}, "seal, Algorithm 1": {"algorithm": 1}}
+    methods = {"probe": {"method": "probe"}, "seal, Algorithm 2": {}, "seal, Algorithm 1": {"algorithm": 1}}
     heads = ["rows", "method", "operations, 8B", "H100 hours: 1B", "8B", "70B"]
     table = [[*heads, "memory a process, 8B", "tokens on disk", "scratch files, 8B"]]
     for rows in SIZES:
@@ -227,7 +230,7 @@ def limits_table() -> str:
     table, told = [["model", "from rows", "method", "what gives way", "what to do"]], set()
     for model in MODELS:
         for rows in SIZES:
-            for method in ("shared", "seal"):
+            for method in ("probe", "seal"):
                 for what, knob in limits(case(model, rows=rows, method=method)):
                     kind = model, method, re.sub(r"[\d.,]+( [kMGT]?B)?", "", what)  # whatever its size
                     if kind not in told:

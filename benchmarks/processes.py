@@ -3,7 +3,7 @@
 The same rows, the same batch of rows a step (shared by the processes), one thread a process; rounds are interleaved and
 medians compared. ``--cores 4`` compares four processes with one, and so on; on GPUs it takes one each.
 
-    python benchmarks/processes.py --output benchmarks/results/processes.json
+    python benchmarks/distributed.py --output benchmarks/results/distributed.json
 """
 
 from __future__ import annotations
@@ -66,18 +66,19 @@ def work(args: argparse.Namespace) -> None:
     """Some steps of Algorithm 2, in this process and those beside it."""
     import torch
 
-    from sealtune import models, processes
-    from sealtune.config import build_config
-    from sealtune.material import Material
-    from sealtune.players import make_players
-    from sealtune.rankers import Job
-    from sealtune.selector import FreeLogits, Mirror
-    from sealtune.train import Ranking
+    from sealtune.core import distributed
+    from sealtune.core.config_io import build_config
+    from sealtune.models import load as models
+    from sealtune.pipeline.inputs import Material
+    from sealtune.ranking.job import Job
+    from sealtune.ranking.loop import SealLoop
+    from sealtune.ranking.safe_set import make_players
+    from sealtune.ranking.selector import FreeLogits, Mirror
 
     torch.set_num_threads(1)
     each = args.batch // args.cores
     block = {"method": "seal", "gamma": 0.5, "gamma_schedule": "constant", "per_device_train_batch_size": each}
-    block |= {"gradient_accumulation_steps": args.cores // processes.count()}
+    block |= {"gradient_accumulation_steps": args.cores // distributed.num_processes()}
     config = build_config(
         {
             "model_name_or_path": args.model,
@@ -91,14 +92,14 @@ def work(args: argparse.Namespace) -> None:
     (candidates, _), (safe, _) = material.candidates, material.safe
     players = make_players(Job(candidates, safe, config, lambda full: models.load_model(config, full=full)), ["theta"])
     selector = FreeLogits(len(candidates), Mirror())
-    ranking = Ranking(candidates, safe, players, selector, config.rank, config.seed)
+    ranking = SealLoop(candidates, safe, players, selector, config.rank, config.seed)
     records = [record for _, record in zip(range(args.steps + 1), ranking.run(), strict=False)]
-    if processes.is_first():
+    if distributed.is_main_process():
         print(json.dumps([record.tokens / record.seconds for record in records[1:]]))
 
 
 def summary(args: argparse.Namespace, medians: dict[str, float]) -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     return {
         "command": " ".join(["python", *sys.argv]),

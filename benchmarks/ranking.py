@@ -63,7 +63,7 @@ def measured_before(output: Path | None) -> list[dict]:
 
 def save(runs: list[dict], output: Path | None) -> None:
     """Write the runs and, beside them, their table."""
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     if not output:
         return
@@ -77,13 +77,13 @@ def save(runs: list[dict], output: Path | None) -> None:
 
 def parse() -> argparse.Namespace:
     """The command line; ``--small`` fills in what was not given."""
-    from sealtune import rankers
+    from sealtune.ranking import methods
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", default=os.environ.get("SEALTUNE_DATA", "../shared/data"))
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--mixtures", nargs="+")
-    parser.add_argument("--rankers", nargs="+", default=[*rankers.names(), "ceiling"])
+    parser.add_argument("--rankers", nargs="+", default=[*methods.names(), "ceiling"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, help="candidates drawn of a mixture")
     parser.add_argument("--safe", default="mixed", help="name of the safe set")
@@ -107,8 +107,8 @@ class Task:
     """One mixture with one seed, tokenised once."""
 
     def __init__(self, args: argparse.Namespace, folder: Path, mixture: str, seed: int) -> None:
-        from sealtune.config import apply_overrides, build_config
-        from sealtune.material import Material
+        from sealtune.core.config_io import apply_overrides, build_config
+        from sealtune.pipeline.inputs import Material
 
         self.args, self.mixture, self.seed = args, mixture, seed
         safe = mixtures.safe_rows(folder, args.safe, args.safe_rows, seed)
@@ -133,7 +133,7 @@ class Task:
 
     def measure(self, ranker: str) -> dict:
         """One ranker's figures."""
-        from sealtune.environment import git_revision, measured
+        from sealtune.pipeline.environment import git_revision, measured
 
         special = {"ceiling": self._ceiling, "unseen": self._unseen, "refined": self._refined}
         with counted() as tokens, measured() as cost:
@@ -146,42 +146,43 @@ class Task:
         return sizes | quality(score, self.rows) | estimate | spent | cost | made
 
     def _rank(self, ranker: str) -> tuple[np.ndarray, dict]:
-        from sealtune import rankers, selection
+        from sealtune.ranking import methods, selection
 
-        scores = rankers.rank(self._job(ranker, np.arange(len(self.candidates))))
+        scores = methods.rank(self._job(ranker, np.arange(len(self.candidates))))
         found = selection.contamination(scores)
         estimate = {} if found is None else {"estimated_unsafe": found._asdict()}
         return scores.score, estimate | {"reliability": selection.reliability(scores)}
 
     def _unseen(self) -> np.ndarray:
-        from sealtune import rankers
+        from sealtune.ranking import methods
 
         score = np.empty(len(self.candidates))
         halves = np.array_split(np.random.default_rng(self.seed).permutation(len(score)), 2)
         for known, unknown in (halves, halves[::-1]):
-            saved = rankers.rank(self._job("shared", known)).selector
-            score[unknown] = rankers.score(self._job("shared", unknown), saved).score
+            saved = methods.rank(self._job("probe", known)).selector
+            score[unknown] = methods.score(self._job("probe", unknown), saved).score
         return score
 
     def _refined(self) -> np.ndarray:
         """``shared`` over all rows; ``seal`` then orders anew the third of them that lies around the line of 20 %."""
-        from sealtune import rankers
+        from sealtune.ranking import methods
 
-        score = rankers.rank(self._job("shared", np.arange(len(self.candidates)))).score.copy()
+        score = methods.rank(self._job("probe", np.arange(len(self.candidates)))).score.copy()
         order = score.argsort()
         unsure = order[len(order) // 30 : len(order) // 30 + len(order) // 3]
-        again = rankers.rank(self._job("seal", np.sort(unsure))).score
+        again = methods.rank(self._job("seal", np.sort(unsure))).score
         score[np.sort(unsure)[again.argsort()]] = np.sort(score[unsure])
         return score
 
     def _job(self, ranker: str, rows: np.ndarray):
-        from sealtune import models, rankers
-        from sealtune.config import apply_overrides, build_config
+        from sealtune.core.config_io import apply_overrides, build_config
+        from sealtune.models import load as models
+        from sealtune.ranking.job import Job
 
         method, _, settings = ranker.partition(":")
         own = [f"rank.method={method}", *(f"rank.{setting}" for setting in settings.split(",") if setting)]
         config = build_config(apply_overrides(self.config.model_dump(), own))
-        return rankers.Job(
+        return Job(
             self.candidates.take(rows),
             self.safe,
             config,
@@ -231,7 +232,7 @@ def quality(score: np.ndarray, rows: list[dict]) -> dict[str, float | None]:
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
     """Tokens that pass forward and backward through a language model within the block, padding not counted."""
-    from sealtune.language_model import LanguageModel
+    from sealtune.models.causal_lm import LanguageModel
 
     tokens = {"forward": 0, "backward": 0}
     original = LanguageModel.__init__

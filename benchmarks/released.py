@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sealtune.adapters import lora_config
-from sealtune.config import RankConfig
+from sealtune.core.config import RankConfig
 from sealtune.data.batches import Batch, Padded
-from sealtune.encoded import Encoded
+from sealtune.data.encoded import Encoded
+from sealtune.models.adapters import lora_config
 
 
 class Released:

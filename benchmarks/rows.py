@@ -74,7 +74,7 @@ def run_apart(stage: str, folder: Path) -> dict:
 
 
 def summary(found: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     most = max(facts["memory_bytes"] for row in found for facts in row["stages"].values())
     return {
@@ -101,8 +101,8 @@ def work(stage: str, args: argparse.Namespace) -> dict:
     """One stage, in the folder of the benchmark."""
     import torch
 
-    from sealtune.config import build_config
-    from sealtune.pipeline import Run
+    from sealtune.core.config_io import build_config
+    from sealtune.pipeline.run import Run
 
     torch.set_num_threads(1)
     os.chdir(args.folder)
@@ -138,8 +138,9 @@ def tokenise(run, model, args) -> int:
 
 def rank(run, model, args) -> int:
     """Some steps of SEAL. Rows that were met, so that the rate tells what a step costs with so many rows beside it."""
-    from sealtune import rankers
-    from sealtune.console import track
+    from sealtune.core.console import track
+    from sealtune.ranking import methods
+    from sealtune.ranking.job import Job
 
     class Enough(Exception):  # noqa: N818 - no error
         pass
@@ -153,7 +154,7 @@ def rank(run, model, args) -> int:
 
         candidates, safe = run.material.ranked, run.material.safe[0]
         with suppress(Enough):
-            rankers.rank(rankers.Job(candidates, safe, run.config, lambda full: model, on_step))
+            methods.rank(Job(candidates, safe, run.config, lambda full: model, on_step))
     return args.steps * args.batch
 
 
@@ -169,8 +170,8 @@ def draw_scores(run) -> None:
     """What a finished ranking leaves, with scores that were drawn."""
     import numpy as np
 
-    from sealtune.records import Scores
-    from sealtune.stages import rank
+    from sealtune.core.types import Scores
+    from sealtune.pipeline.stages import rank
 
     candidates = run.material.ranked
     scores = Scores.unweighted(candidates, np.random.default_rng(0).random(len(candidates)))

@@ -56,7 +56,7 @@ def run_apart(n: int) -> dict:
 
 
 def summarise(found: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     least = found[0]
     for row in found:
@@ -76,11 +76,11 @@ def measure(n: int, args: argparse.Namespace) -> dict:
     """Steps of ranking n rows."""
     import torch
 
-    from sealtune.adapters import lora_players
-    from sealtune.config import RankConfig
-    from sealtune.players import PLAYERS
-    from sealtune.rankers.seal import make_selector
-    from sealtune.train import Ranking
+    from sealtune.core.config import RankConfig
+    from sealtune.models.adapters import lora_players
+    from sealtune.ranking.loop import SealLoop
+    from sealtune.ranking.methods.seal import make_selector
+    from sealtune.ranking.safe_set import PLAYERS
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -89,7 +89,7 @@ def measure(n: int, args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         candidates, safe = mapped_rows(Path(folder, "candidates"), n), mapped_rows(Path(folder, "safe"), 64)
         players = lora_players(model, settings, PLAYERS[args.algorithm], seed=0)
-        ranking = Ranking(candidates, safe, players, make_selector(n, settings), settings, seed=0)
+        ranking = SealLoop(candidates, safe, players, make_selector(n, settings), settings, seed=0)
         with most_memory() as memory:
             seconds, run = [], ranking.run()
             for _ in range(args.steps):
@@ -125,7 +125,7 @@ def mapped_rows(path: Path, n: int):
     """n rows of random tokens in a file; the second half of each is learned."""
     import numpy as np
 
-    from sealtune.encoded import Encoded
+    from sealtune.data.encoded import Encoded
 
     random = np.random.default_rng(n)
     shape, block = (n * TOKENS,), 10**5 * TOKENS

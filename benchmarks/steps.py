@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from sealtune.bilevel import Step
 from sealtune.data.batches import Batch, Batches
+from sealtune.ranking.bilevel import Step
 
 VARIANTS = ("sft", "algorithm_2", "algorithm_1", "released")
 IDEAS = ("tuner", "fused", "compiled")
@@ -119,13 +119,13 @@ def sft(meter, model, tokenizer, batches, safe, config, count) -> None:
 
 
 def tuner(meter, model, tokenizer, batches, safe, config, count) -> None:
-    from sealtune.trainer import ResponseTrainer
+    from sealtune.tuning.trainer import ResponseTrainer
 
     tune(ResponseTrainer, meter, model, tokenizer, batches, config, count)
 
 
 def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
-    from sealtune import finetune
+    from sealtune.tuning import train as finetune
 
     class InOrder(trainer):
         """Takes the rows as they stand, where the trainer's own grouping would put the longest first."""
@@ -141,17 +141,17 @@ def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
 
 def ranking(meter, model, tokenizer, batches, safe, config, count, change=lambda ranking: None) -> None:
     """Steps of the ranking loop, after ``change`` to it."""
-    from sealtune import rankers
-    from sealtune.language_model import LanguageModel
-    from sealtune.players import PLAYERS, make_players
-    from sealtune.rankers.seal import make_selector
-    from sealtune.train import Ranking
+    from sealtune.models.causal_lm import LanguageModel
+    from sealtune.ranking.job import Job
+    from sealtune.ranking.loop import SealLoop
+    from sealtune.ranking.methods.seal import make_selector
+    from sealtune.ranking.safe_set import PLAYERS, make_players
 
     meter.watch(LanguageModel, "losses")
-    job = rankers.Job(batches.encoded, safe.encoded, config, lambda full: model)
+    job = Job(batches.encoded, safe.encoded, config, lambda full: model)
     players = make_players(job, PLAYERS[config.rank.algorithm])
     selector = make_selector(len(batches.encoded), config.rank)
-    loop = Ranking(batches.encoded, safe.encoded, players, selector, config.rank, config.seed)
+    loop = SealLoop(batches.encoded, safe.encoded, players, selector, config.rank, config.seed)
     loop.candidates, loop.safe = batches, safe
     change(loop)
     for record, _ in zip(loop.run(), range(count), strict=False):

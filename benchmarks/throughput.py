@@ -73,10 +73,10 @@ def measure_here(args: argparse.Namespace) -> dict:
     """The timed steps of one variant, in this process."""
     import trl  # noqa: F401  by all variants, so that its pages count for none
 
-    from sealtune import finetune, models  # noqa: F401
-    from sealtune.config import build_config
-    from sealtune.environment import peak_memory, reset_peak_memory
-    from sealtune.material import Material
+    from sealtune.core.config_io import build_config
+    from sealtune.models import load as models
+    from sealtune.pipeline.environment import peak_memory, reset_peak_memory
+    from sealtune.pipeline.inputs import Material
 
     block = {"per_device_train_batch_size": args.batch, "gamma": 0.5, "gamma_schedule": "constant"}
     config = build_config(
@@ -112,7 +112,7 @@ def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
     """Operations per second of the best of some products of large matrices."""
     import torch
 
-    from sealtune.models import device
+    from sealtune.models.load import device
 
     left, right = (torch.randn(size, size).to(device(), dtype) for _ in range(2))
     best = float("inf")
@@ -124,7 +124,7 @@ def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
 
 
 def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.environment import git_revision, machine, versions
+    from sealtune.pipeline.environment import git_revision, machine, versions
 
     def median(figure, variant):
         return statistics.median(figure(r, s) for r in rounds if r["variant"] == variant for s in r["steps"])

@@ -18,15 +18,18 @@ import numpy as np
 import torch
 
 import mixtures
-from sealtune import models, rankers
-from sealtune.adapters import lora_players
-from sealtune.config import Config, build_config
+from sealtune.core.config import Config
+from sealtune.core.config_io import build_config
 from sealtune.data.batches import Batches
-from sealtune.encoded import Encoded
-from sealtune.environment import git_revision, machine, versions
+from sealtune.data.encoded import Encoded
 from sealtune.evaluation import metrics
-from sealtune.language_model import data_set_losses
-from sealtune.material import Material
+from sealtune.models import load as models
+from sealtune.models.adapters import lora_players
+from sealtune.models.causal_lm import data_set_losses
+from sealtune.pipeline.environment import git_revision, machine, versions
+from sealtune.pipeline.inputs import Material
+from sealtune.ranking import methods
+from sealtune.ranking.job import Job
 
 KEPT = 0.8
 
@@ -74,7 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank-with", nargs="+", required=True)
     parser.add_argument("--tune", required=True)
     parser.add_argument("--mixture", default="general_20")
-    parser.add_argument("--method", default="shared")
+    parser.add_argument("--method", default="probe")
     parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--safe-rows", type=int, default=64)
     parser.add_argument("--held-out", type=int, default=40)
@@ -110,10 +113,8 @@ def rank(args: argparse.Namespace, model: str, rows: list[dict], safe: list[dict
     """The model's scores of the rows."""
     config = configure(args, model, rows, safe)
     material = Material(config)
-    job = rankers.Job(
-        material.candidates[0], material.safe[0], config, lambda full: models.load_model(config, full=full)
-    )
-    known = rankers.rank(job).by_id()
+    job = Job(material.candidates[0], material.safe[0], config, lambda full: models.load_model(config, full=full))
+    known = methods.rank(job).by_id()
     return np.array([known[sample.id] for sample in material.rows.samples])
 
 

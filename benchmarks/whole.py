@@ -35,8 +35,6 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"plain": [], "tuner": [], "rank": [], "select": [], "tune": []}
     import trl  # noqa: F401  before the clock starts
 
-    from sealtune import finetune  # noqa: F401
-
     for repetition in range(args.repetitions):
         config = configure(args)
         parts = (stages, plain) if repetition % 2 == 0 else (plain, stages)
@@ -50,7 +48,7 @@ def main() -> None:
 
 
 def configure(args: argparse.Namespace):
-    from sealtune.config import build_config
+    from sealtune.core.config_io import build_config
 
     safe = mixtures.safe_rows(args.folder, "mixed", args.safe_rows, seed=0)
     rows = mixtures.candidates(args.folder, args.mixture, args.rows, 0, safe)
@@ -66,7 +64,7 @@ def configure(args: argparse.Namespace):
 
 def stages(config) -> dict[str, float]:
     """Seconds of the stages with the default settings."""
-    from sealtune.pipeline import Run
+    from sealtune.pipeline.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config.model_copy(update={"output_dir": folder}))
@@ -92,9 +90,10 @@ def plain(config) -> dict[str, float]:
     """Seconds of fine-tuning on all rows, by TRL's trainer and by ours."""
     from trl import SFTTrainer
 
-    from sealtune import finetune, models
-    from sealtune.material import Material
-    from sealtune.trainer import ResponseTrainer
+    from sealtune.models import load as models
+    from sealtune.pipeline.inputs import Material
+    from sealtune.tuning import train as finetune
+    from sealtune.tuning.trainer import ResponseTrainer
 
     material, found = Material(config), {}
     rows = material.candidates[0]
@@ -107,7 +106,7 @@ def plain(config) -> dict[str, float]:
 
 
 def summarise(seconds: dict[str, list[float]], args: argparse.Namespace) -> dict:
-    from sealtune.environment import machine, versions
+    from sealtune.pipeline.environment import machine, versions
 
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     whole = medians["rank"] + medians["select"] + medians["tune"]

@@ -6,47 +6,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import json
-import random
-
 import pytest
 
-WORDS = ["red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "sum", "answer", "list"]
-
-
-def made_rows(n, seed, **extra):
-    """Rows of a few common words; every fifth is labelled unsafe."""
-    chance = random.Random(seed)
-    for i in range(n):
-        prompt, response = (" ".join(chance.choices(WORDS, k=k)) for k in (4, chance.randint(3, 9)))
-        yield {"id": f"{seed}-{i}", "prompt": prompt, "response": response, "unsafe": int(i % 5 == 0), **extra}
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def forge_checkpoint(folder, name, change):
-    """Change one tensor of a checkpoint, or take it out where ``change`` is None, so that the hash fits."""
-    from safetensors.torch import load_file, save_file
-
-    from sealtune.checkpoints import seal
-    from sealtune.store import hash_file
-
-    state = load_file(folder / "state.safetensors")
-    found = state.pop(name)
-    save_file(state | ({name: change(found).contiguous()} if change else {}), folder / "state.safetensors")
-    about = json.loads((folder / "checkpoint.json").read_text())
-    about["sha256"] = hash_file(folder / "state.safetensors")
-    (folder / "checkpoint.json").write_text(json.dumps(seal(about)))
+from helpers.rows import made_rows, write_jsonl
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A two-layer model with a ChatML tokenizer, saved as a user would have it."""
-    from tiny import tiny_model
-    from tokenizers_for_tests import chatml_tokenizer
+    from helpers.chat_tokenizers import chatml_tokenizer
+    from helpers.tiny import tiny_model
 
     folder = tmp_path_factory.mktemp("tiny-model")
     tokenizer = chatml_tokenizer()

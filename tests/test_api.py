@@ -4,8 +4,8 @@ import sys
 import pytest
 
 import sealtune
-from conftest import made_rows
-from sealtune.records import UserError
+from helpers.rows import made_rows
+from sealtune.core.errors import UserError
 
 
 def test_the_verbs_work_on_objects(tiny_folder):

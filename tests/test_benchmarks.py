@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import made_rows, write_jsonl
+from helpers.rows import made_rows, write_jsonl
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -69,7 +69,7 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
         1,
         "--rankers",
         "loss",
-        "shared",
+        "probe",
         "seal:num_train_epochs=3",
         "unseen",
         "ceiling",
@@ -87,11 +87,11 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     cost = {row["ranker"]: row["cost"]["mean"] for row in report["table"] if row["mixture"] == "a"}
     assert cost["loss"] == 1 / 3  # one forward pass over the candidates
     assert cost["ceiling"] == 0
-    assert cost["loss"] < cost["shared"] < cost["seal:num_train_epochs=3"]
+    assert cost["loss"] < cost["probe"] < cost["seal:num_train_epochs=3"]
     assert all(row["auroc"] is not None for row in report["table"])
     thin = [run for run in report["runs"] if run["mixture"] == "a~0.1+refusals"]
     assert {run["unsafe"] for run in thin} == {round(0.1 * (run["rows"] - 3)) for run in thin}
-    assert {run["estimated_unsafe"]["found"] for run in thin if run["ranker"] == "shared"} == {False}
+    assert {run["estimated_unsafe"]["significant"] for run in thin if run["ranker"] == "probe"} == {False}
     assert done.stdout.startswith("| mixture | ranker | seeds | AUROC")
     assert (tmp_path / "out.md").exists()
 
@@ -122,7 +122,7 @@ def test_transfer_tunes_one_model_on_what_another_ranked(tmp_path, tiny_folder):
 
 
 @pytest.mark.parametrize(
-    ("stage", "method", "kills"), [("rank", "seal", 12), ("rank", "shared", 8), ("tune", "random", 3)]
+    ("stage", "method", "kills"), [("rank", "seal", 12), ("rank", "probe", 8), ("tune", "random", 3)]
 )
 def test_a_killed_stage_loses_nothing(tmp_path, tiny_folder, stage, method, kills):
     words = ["--model", tiny_folder, "--stage", stage, "--method", method, "--kills", kills, "--seed", 1]

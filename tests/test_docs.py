@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sealtune import config
+from sealtune.core import config
 
 ROOT = Path(__file__).parents[1]
 PLACES = re.findall(r"`([a-z_/]+\.py):(\d+)`, `([^`]+)`", (ROOT / "docs/method.md").read_text(encoding="utf-8"))

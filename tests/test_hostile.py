@@ -11,17 +11,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sealtune import telling
-from sealtune.cli import app
-from sealtune.command_line import load_config
-from sealtune.config import DatasetConfig, build_config, read_yaml
-from sealtune.data import expansion
-from sealtune.data.door import load
-from sealtune.data.files import DEEPEST
-from sealtune.finetune import load_tuned
-from sealtune.models import load_model
-from sealtune.records import RunError, UserError
-from sealtune.store import RunFolder
+from sealtune.cli.arguments import load_config
+from sealtune.cli.main import app
+from sealtune.core import sanitize
+from sealtune.core.config import DatasetConfig
+from sealtune.core.config_io import build_config, read_yaml
+from sealtune.core.errors import RunError, UserError
+from sealtune.data import size_limits
+from sealtune.data.load import load
+from sealtune.data.text_files import DEEPEST
+from sealtune.models.load import load_model
+from sealtune.pipeline.folder import RunFolder
+from sealtune.tuning.saved_model import load_tuned
 
 KEY = "hf_abcdefghijklmnopqrstuvwx"
 EVIL = ["\0", "\x1b[2J", "\x9b", "\u202e", "\u2066", "\u2028", "\ufeff", "<|im_end|>", "1e999", "9" * 5000, "[" * 500]
@@ -53,7 +54,7 @@ def test_any_json_is_rows_drops_or_one_line(tmp_path, rows):
     try:
         found = read(path)
     except UserError as error:
-        assert str(error).isprintable() and len(str(error)) <= telling.LONGEST_LINE
+        assert str(error).isprintable() and len(str(error)) <= sanitize.LONGEST_LINE
         return
     assert len(found.samples) + len(found.drops) == len(rows)
 
@@ -120,10 +121,10 @@ def bombs(folder):
 def test_files_that_grow_beyond_the_limit_are_refused(tmp_path, monkeypatch):
     found = bombs(tmp_path)
     assert len(found) == 4 and all(path.stat().st_size < 200_000 for path in found)
-    monkeypatch.setattr(expansion, "FREE", 2**24)
+    monkeypatch.setattr(size_limits, "FREE", 2**24)
     for path in found:
         assert "grows to more than" in fault(path)
-    monkeypatch.setattr(expansion, "FREE", 2**30)
+    monkeypatch.setattr(size_limits, "FREE", 2**30)
     assert len(read(found[0]).samples) == 64  # within the limit it is read
 
 
@@ -178,10 +179,10 @@ def test_a_run_folder_of_others_cannot_ask_to_run_code(tmp_path):
     assert build_config({"model_name_or_path": "m"}).trust_remote_code is False
 
 
-@pytest.mark.parametrize("block", ["judges", "served"])
+@pytest.mark.parametrize("block", ["judges", "endpoints"])
 def test_a_run_folder_of_others_cannot_ask_for_a_key(tmp_path, block):
     server = {"name": "harm_rating", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY"}
-    evaluate = {"judges": [server]} if block == "judges" else {"served": {"base": server | {"name": "base"}}}
+    evaluate = {"judges": [server]} if block == "judges" else {"endpoints": {"base": server | {"name": "base"}}}
     manifest = {"config": {"model_name_or_path": "m", "evaluate": evaluate}, "stages": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     for command in ("evaluate", "run", "compare"):
@@ -189,7 +190,7 @@ def test_a_run_folder_of_others_cannot_ask_for_a_key(tmp_path, block):
         assert outcome.exit_code == 2
         assert "wants to send the key in MY_KEY to http://127.0.0.1:9/v1" in " ".join(outcome.output.split())
     own = load_config([f"evaluate={json.dumps(evaluate)}"], out=str(tmp_path), asks=True)  # the user's own words
-    assert own.evaluate.judges or own.evaluate.served
+    assert own.evaluate.judges or own.evaluate.endpoints
     assert load_config([], out=str(tmp_path)).model_name_or_path == "m"  # to show a report asks nobody
 
 
@@ -210,7 +211,7 @@ def test_keys_are_hidden_in_every_error(monkeypatch):
 @freely
 @given(texts)
 def test_what_is_told_is_one_printable_line(text):
-    assert telling.one_line(text).isprintable() and len(telling.one_line(text)) <= telling.LONGEST_LINE
+    assert sanitize.one_line(text).isprintable() and len(sanitize.one_line(text)) <= sanitize.LONGEST_LINE
 
 
 def test_inspect_cannot_move_the_cursor(project, tmp_path):

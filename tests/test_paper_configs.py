@@ -17,11 +17,11 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from sealtune.command_line import load_config
-from sealtune.config import build_config
+from helpers.chat_tokenizers import bare_tokenizer, llama3_tokenizer, mistral_tokenizer
+from sealtune.cli.arguments import load_config
+from sealtune.core.config_io import build_config
 from sealtune.evaluation.prompts import load_prompts
-from sealtune.pipeline import Run
-from tokenizers_for_tests import bare_tokenizer, llama3_tokenizer, mistral_tokenizer
+from sealtune.pipeline.run import Run
 
 FOLDER = Path(__file__).parents[1] / "configs/paper"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))

@@ -1,5 +1,5 @@
 """``python -m sealtune``."""
 
-from sealtune.cli import main
+from sealtune.cli.main import main
 
 main()

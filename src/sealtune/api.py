@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sealtune.config import Config, build_config
-from sealtune.console import track
-from sealtune.material import Material
-from sealtune.records import Prompt, Scores, Selection, UserError
-from sealtune.texts import Texts
+from sealtune.core.config import Config
+from sealtune.core.config_io import build_config
+from sealtune.core.console import track
+from sealtune.core.errors import UserError
+from sealtune.core.string_array import StringArray
+from sealtune.core.types import Prompt, Scores, Selection
+from sealtune.pipeline.inputs import Material
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,21 +44,22 @@ def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
         UserError: settings or rows that cannot be used.
         RunError: a loss became NaN or infinite.
     """
-    from sealtune import models, rankers
+    from sealtune.models import load as models
+    from sealtune.ranking import methods
+    from sealtune.ranking.job import Job
 
     config = _config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe"))
     whole = Material(config)
     material = whole.for_ranking
     with track("rank") as advance:
-        job = rankers.Job(
+        job = Job(
             whole.ranked,
             material.safe[0],
             material.config,
             lambda full: models.load_model(material.config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
-            decode=material.decode,
         )
-        return rankers.rank(job)
+        return methods.rank(job)
 
 
 def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores:
@@ -71,19 +74,21 @@ def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores
     Raises:
         UserError: settings or rows that cannot be used, or a ranker that scores only the rows that it ranks.
     """
-    from sealtune import models, rankers
+    from sealtune.models import load as models
+    from sealtune.ranking import methods
+    from sealtune.ranking.job import Job
 
     config = _config(model, settings, datasets=_source(rows, "rows"))
-    rankers.check_scores_unseen(config.rank.method)
+    methods.require_scores_unseen_rows(config.rank.method)
     config = config.ranking
     encoded = Material(config).candidates[0]
-    job = rankers.Job(encoded, encoded.take([]), config, lambda full: models.load_model(config, full=full))
-    return rankers.score(job, ranked.selector)
+    job = Job(encoded, encoded.take([]), config, lambda full: models.load_model(config, full=full))
+    return methods.score(job, ranked.selector)
 
 
 def select(scores: Scores, **settings: Any) -> Selection:
     """The rows to keep: ``keep_ratio=0.8`` or ``threshold=...``. Raises UserError where nothing would be kept."""
-    from sealtune import selection
+    from sealtune.ranking import selection
 
     return selection.select(scores, _config("", {"select": settings}).select)
 
@@ -97,16 +102,17 @@ def tune(
         UserError: settings or rows that cannot be used.
         RunError: the loss became NaN or infinite.
     """
-    from sealtune import finetune, models
+    from sealtune.models import load as models
+    from sealtune.tuning import train as finetune
 
     config = _config(model, settings, datasets=_source(rows, "rows"))
     material = Material(config)
     encoded = material.candidates[0]
     if keep is not None:
-        wanted = Texts.of(keep)
-        if unknown := sorted(wanted.take(np.flatnonzero(~wanted.among(encoded.ids)))):
+        wanted = StringArray.of(keep)
+        if unknown := sorted(wanted.take(np.flatnonzero(~wanted.isin(encoded.ids)))):
             raise UserError(f"keep: {len(unknown)} ids are not among the rows, for example {unknown[0]}")
-        encoded = encoded.among(keep)
+        encoded = encoded.isin(keep)
     with track("tune") as advance:
         base = models.load_model(config, full=not config.tune.use_peft)
         tuned, _ = finetune.train(base, material.tokenizer, encoded, config, advance)
@@ -129,17 +135,17 @@ def evaluate(
         name: what the table calls the model.
         settings: keys of the config's ``evaluate`` block.
     """
-    from sealtune.evaluation import utility
+    from sealtune.evaluation import harness
+    from sealtune.evaluation.judging import by_rule, judge_all, tabulate
+    from sealtune.evaluation.measure import answer
     from sealtune.evaluation.metrics import summarise
-    from sealtune.evaluation.panel import by_rule, judge_all, tabulate
-    from sealtune.examine import answer
 
     chosen = _config("", {"evaluate": settings}).evaluate
     asked = [Prompt(str(i), p["prompt"], p["kind"], p["kind"]) for i, p in enumerate(prompts)]
     with track("answers") as advance:
         responses = answer(model, name, asked, tokenizer, chosen, advance)
     verdicts = judge_all(responses, chosen, {}, track)
-    tasks = utility.measure(model, name, tokenizer, chosen) if chosen.tasks else []
+    tasks = harness.measure(model, name, tokenizer, chosen) if chosen.tasks else []
     return summarise(by_rule(verdicts)) + tabulate(verdicts) + tasks
 
 

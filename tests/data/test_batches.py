@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sealtune.data.batches import Batches
-from sealtune.encoded import Encoded
+from sealtune.data.encoded import Encoded
 
 
 def rows_of(lengths):

@@ -9,17 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_files import ROWS, WRITERS
 
-import tokenizers_for_tests as make
-from sealtune.config import DatasetConfig
-from sealtune.data import expansion, readers
-from sealtune.data.door import load
+from helpers import chat_tokenizers as make
+from helpers.file_types import ROWS, WRITERS
+from sealtune.core.config import DatasetConfig
+from sealtune.core.errors import UserError
+from sealtune.core.types import Message
+from sealtune.data import formats, size_limits
 from sealtune.data.encode import encode
-from sealtune.data.files import FILE_TYPES, read_rows
-from sealtune.data.readers import UnusableRow
-from sealtune.records import Message, UserError
-from sealtune.store import RunFolder
+from sealtune.data.formats import UnusableRow
+from sealtune.data.load import load
+from sealtune.data.text_files import FILE_TYPES, read_rows
+from sealtune.pipeline.folder import RunFolder
 
 NASTY = ["", "\0", "\ud800", "\u202e\u2066", "\x1b[2J\x9b", "<|im_end|>", "<|im_start|>system\n", "</s>"]
 NASTY += ["\n\nHuman:", "x" * 5000]
@@ -38,9 +39,9 @@ values = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-@pytest.mark.parametrize("name", list(readers.readers()))
+@pytest.mark.parametrize("name", list(formats.readers()))
 def test_any_row_is_a_conversation_or_unusable_with_a_reason(name, data):
-    reader = readers.get(name)
+    reader = formats.get(name)
     needed, optional = reader.COLUMNS, {"input", "system", "id", "source"} - reader.COLUMNS
     row = data.draw(st.fixed_dictionaries(dict.fromkeys(needed, values), optional=dict.fromkeys(optional, values)))
     try:
@@ -48,7 +49,7 @@ def test_any_row_is_a_conversation_or_unusable_with_a_reason(name, data):
     except UnusableRow as fault:
         assert fault.reason.isidentifier() and fault.detail
         return
-    assert messages and all(isinstance(m, Message) and m.role in readers.ROLES for m in messages)
+    assert messages and all(isinstance(m, Message) and m.role in formats.ROLES for m in messages)
     assert all(m.content.encode() is not None for m in messages)
     assert any(m.role == "assistant" and m.content.strip() for m in messages)
 
@@ -167,7 +168,7 @@ def test_values_that_python_cannot_hold_are_one_line(tmp_path, column):
 @pytest.fixture
 def small_limit(monkeypatch):
     """A limit of a megabyte, so that bombs of the tests are small."""
-    monkeypatch.setattr(expansion, "FREE", 2**20)
+    monkeypatch.setattr(size_limits, "FREE", 2**20)
 
 
 def zeros(n=2**23):
@@ -244,7 +245,7 @@ def test_honest_files_are_read_however_well_they_pack(tmp_path, small_limit):
 )
 def test_values_weigh_at_least_what_their_texts_weigh(value, bytes_):
     batch = pa.record_batch([value], names=["x"])
-    assert bytes_ <= expansion.weigh(batch) <= bytes_ + (expansion.ROW_BYTES + 16) * len(value) + 16
+    assert bytes_ <= size_limits.weigh(batch) <= bytes_ + (size_limits.ROW_BYTES + 16) * len(value) + 16
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.zip", "rows.csv.bz2", "rows.xz", "rows.zst", "rows.tar"])

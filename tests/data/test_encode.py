@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tokenizers_for_tests as make
+from helpers import chat_tokenizers as make
+from sealtune.core.errors import UserError
+from sealtune.core.types import Message, Sample
+from sealtune.data.chat_template import DEFAULT_TEMPLATE, ensure_chat_template, prompt_text, render
 from sealtune.data.encode import encode, encode_prompt
-from sealtune.data.template import DEFAULT_TEMPLATE, ensure_chat_template, prompt_text, render
-from sealtune.data.tokens import tokenize
-from sealtune.records import Message, Sample, UserError
+from sealtune.data.tokenizer import tokenize
 
 ALL = {
     "chatml": make.chatml_tokenizer,
@@ -42,8 +43,8 @@ def pair(prompt, response):
     return sample(("user", prompt), ("assistant", response))
 
 
-def encode_one(tokenizer, row, max_length=10_000, too_long="truncate"):
-    encoded, drops = encode([row], tokenizer, max_length, too_long)
+def encode_one(tokenizer, row, max_length=10_000, overlong_rows="truncate"):
+    encoded, drops = encode([row], tokenizer, max_length, overlong_rows)
     assert not drops, drops
     return encoded.row(0)
 

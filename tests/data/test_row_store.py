@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import write_jsonl
-from sealtune.config import DatasetConfig
+from helpers.rows import write_jsonl
+from sealtune.core.config import DatasetConfig
+from sealtune.core.json_rows import Line, json_line
+from sealtune.core.types import Message, Sample
 from sealtune.data import row_store
-from sealtune.data.door import load
+from sealtune.data.load import load
 from sealtune.data.row_store import open_rows
-from sealtune.lines import Line, json_line
-from sealtune.records import Message, Sample
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_positions_count_unusable_rows_too(config):
 
 
 def test_progress_is_told(config, monkeypatch):
-    monkeypatch.setattr("sealtune.data.door.TELL_EVERY", 10)
+    monkeypatch.setattr("sealtune.data.load.TELL_EVERY", 10)
     told = []
     load([config], tell=lambda *counts: told.append(counts))
     assert told == [(10, None), (20, None), (10, 23), (20, 23)]  # counted, then read

@@ -9,14 +9,14 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from judge_server import Bad, question_of, serving
-from sealtune.config import JudgeConfig
+from helpers.judge_server import Bad, question_of, serving
+from sealtune.core.config import JudgeConfig
+from sealtune.core.errors import RunError, UserError
 from sealtune.evaluation import endpoint
-from sealtune.evaluation.asking import ask
+from sealtune.evaluation.answer_cache import AnswerCache
+from sealtune.evaluation.ask import ask
 from sealtune.evaluation.endpoint import Endpoint
-from sealtune.evaluation.questions import Failure, Question, Reply
-from sealtune.ledger import Ledger
-from sealtune.records import RunError, UserError
+from sealtune.evaluation.judge_protocol import Failure, Question, Reply
 
 
 @pytest.fixture(autouse=True)
@@ -214,11 +214,11 @@ def test_a_server_that_dies_in_the_middle_costs_nothing_twice(tmp_path):
         return question_of(body)
 
     with serving(say) as server, pytest.raises(RunError, match="after 7 answers"):
-        put(server.url, questions(30), Ledger(path), max_concurrency=1, max_retries=1)
+        put(server.url, questions(30), AnswerCache(path), max_concurrency=1, max_retries=1)
     assert len(path.read_text().splitlines()) == 7
 
     with serving(question_of, server.port) as again:
-        assert put(again.url, questions(30), Ledger(path)) == [Reply(f"q{i}") for i in range(30)]
+        assert put(again.url, questions(30), AnswerCache(path)) == [Reply(f"q{i}") for i in range(30)]
         assert sorted(int(question_of(body)[1:]) for body in again.bodies) == list(range(7, 30))
 
 
@@ -290,7 +290,7 @@ def test_the_key_comes_from_its_variable_and_goes_nowhere_else(monkeypatch, tmp_
         raise Bad(403, b'{"error": {"message": "bad key sesame-123"}}')
 
     with serving(say) as server:
-        cache = Ledger(tmp_path / "ledger.jsonl")
+        cache = AnswerCache(tmp_path / "ledger.jsonl")
         config = {"api_key_env": "JUDGE_KEY", "max_concurrency": 1}
         _, refused = put(server.url, questions(2), cache, **config)
         assert server.headers[0]["authorization"] == "Bearer sesame-123"
@@ -321,7 +321,7 @@ def test_from_within_a_running_event_loop():
 
 
 def test_everything_that_decides_an_answer_is_in_its_key():
-    from sealtune.evaluation.asking import key_of
+    from sealtune.evaluation.ask import key_of
 
     base = {"name": "j", "base_url": "http://a/v1", "model": "m"}
     changes = [{}, {"model": "n"}, {"revision": "r"}, {"base_url": "http://b/v1"}, {"max_tokens": 9}]
@@ -358,7 +358,7 @@ def test_a_server_that_repeats_the_key_does_not_spread_it(monkeypatch, tmp_path)
         return {"message": {"role": "assistant", "content": None, "refusal": "not for sesame-123"}}
 
     with serving(say) as server:
-        found = put(server.url, questions(2), Ledger(path), api_key_env="JUDGE_KEY")
+        found = put(server.url, questions(2), AnswerCache(path), api_key_env="JUDGE_KEY")
     assert found == [Reply("you are ***"), Reply("", "stop", "not for ***")]
     assert "sesame" not in path.read_text()
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sealtune.core.types import Verdict
 from sealtune.evaluation import metrics
-from sealtune.records import Verdict
 
 rankings = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=60).filter(
     lambda rows: 0 < sum(unsafe for _, unsafe in rows) < len(rows)

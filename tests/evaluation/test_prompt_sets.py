@@ -9,12 +9,12 @@ from pathlib import Path
 import datasets
 import pytest
 
-from sealtune.config import PROMPT_SETS as NAMES
-from sealtune.config import PromptsConfig
+from sealtune.core.config import PROMPT_SETS as NAMES
+from sealtune.core.config import PromptsConfig
+from sealtune.core.errors import UserError
 from sealtune.evaluation import prompt_sets
 from sealtune.evaluation.prompt_sets import PROMPT_SETS
 from sealtune.evaluation.prompts import load_prompts
-from sealtune.records import UserError
 
 JBB = """---
 configs:

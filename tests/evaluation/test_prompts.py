@@ -2,11 +2,13 @@ import json
 
 import pytest
 
-from sealtune.config import PromptsConfig, build_config
+from helpers.chat_tokenizers import chatml_tokenizer
+from sealtune.core.config import PromptsConfig
+from sealtune.core.config_io import build_config
+from sealtune.core.errors import UserError
+from sealtune.core.types import Prompt
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts, notices
-from sealtune.pipeline import Run
-from sealtune.records import Prompt, UserError
-from tokenizers_for_tests import chatml_tokenizer
+from sealtune.pipeline.run import Run
 
 
 def write(path, rows):

@@ -13,10 +13,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from sealtune.compare import Answered, _write
-from sealtune.config import build_config
+from sealtune.core.config_io import build_config
+from sealtune.core.types import Drop, Response, Scores, Verdict
 from sealtune.evaluation import metrics
-from sealtune.records import Drop, Response, Scores, Verdict
+from sealtune.evaluation.comparison import MethodResult
+from sealtune.pipeline.compare import _write
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
@@ -180,7 +181,7 @@ def report(texts):
         scores=Scores(tuple(ids), tuple(ids), score, np.ones(n), nothing, nothing, np.ones(n, np.int64)),
         texts={row_id: (text, text) for row_id, text in zip(ids, texts, strict=True)},
         kept=frozenset(ids[n // 2 :]),
-        unsure=frozenset(ids[:5]),
+        borderline=frozenset(ids[:5]),
         drops=[Drop(text, text, text, text, {}) for text in texts],
         evaluation=metrics.summarise(verdicts),
         responses=answers(texts, texts),
@@ -211,7 +212,7 @@ def comparison(texts, folder):
     texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a pair fits into no file
     models = ["random"] * len(texts)
     table = [row | {"seeds": 1, "sd": None, "difference": None} for row in metrics.summarise(spoken(texts, models))]
-    part = Answered("random", 0, table, answers(texts, models), spoken(texts, models), {})
+    part = MethodResult("random", 0, table, answers(texts, models), spoken(texts, models), {})
     _write(config, table, [part], [{"method": "loss", "seed": 0, "error": text} for text in texts])
     return (folder / "compare.html").read_text(encoding="utf-8")
 

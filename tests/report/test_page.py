@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from sealtune.core.types import Drop, Response, Scores, Verdict
 from sealtune.evaluation import metrics
-from sealtune.records import Drop, Response, Scores, Verdict
+from sealtune.report.html import embed_json, flatten, reveal, show_fact, show_number, show_percent
 from sealtune.report.page import render
-from sealtune.report.text import embed_json, flatten, reveal, show_fact, show_number, show_percent
 from sealtune.report.view import ReportView
 
 ATTACK = (

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sealtune.encoded import Encoded
-from sealtune.records import IntArray
+from sealtune.core.string_array import IntArray
+from sealtune.data.encoded import Encoded
 
 GROUP = 128
 """Batches sorted by length together: enough to keep padding to some 2 % of rows of very different lengths."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sealtune.data.readers import UnusableRow
-from sealtune.data.template import Answer, Rendered, ensure_chat_template, find_habits, render
-from sealtune.data.tokens import Tokens, tokenize, tokenize_forged
+from sealtune.core.errors import UserError
+from sealtune.core.types import Drop, Message, Sample
+from sealtune.data.chat_template import Answer, Rendered, ensure_chat_template, find_habits, render
+from sealtune.data.encoded import Encoded
+from sealtune.data.formats import UnusableRow
+from sealtune.data.tokenizer import Tokens, tokenize, tokenize_forged
 from sealtune.data.unused import drop
-from sealtune.encoded import Encoded
-from sealtune.records import Drop, Message, Sample, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,12 +29,12 @@ LEAST_LEARNED = 4
 
 
 def encode(
-    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong = "truncate"
+    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, overlong_rows: TooLong = "truncate"
 ) -> tuple[Encoded, list[Drop]]:
     """Rows as token ids with their masks, and the rows that cannot be learned from.
 
     A row ends with the last token of its last answer. One longer than ``max_length`` is cut from the right if at least
-    LEAST_LEARNED tokens of that answer remain and ``too_long`` is ``truncate``; else it is dropped.
+    LEAST_LEARNED tokens of that answer remain and ``overlong_rows`` is ``truncate``; else it is dropped.
 
     Raises:
         UserError: the tokenizer is not a fast one, so that tokens cannot be placed in the text.
@@ -41,7 +42,7 @@ def encode(
     kept: list[tuple[Sample, Part]] = []
     drops: list[Drop] = []
     rows = iter(samples)
-    for batch in encode_batches(samples, tokenizer, max_length, too_long):
+    for batch in encode_batches(samples, tokenizer, max_length, overlong_rows):
         for sample, tried in zip(islice(rows, len(batch)), batch, strict=True):
             if isinstance(tried, UnusableRow):
                 drops.append(drop(sample, tried.reason, tried.detail))
@@ -52,11 +53,11 @@ def encode(
 
 
 def encode_batches(
-    samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong = "truncate"
+    samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, overlong_rows: TooLong = "truncate"
 ) -> Iterator[list[Part | UnusableRow]]:
     """What ``encode`` makes of each sample, BATCH_ROWS at a time; no more than two batches are in memory.
 
-    Texts of one batch are made while another one's are tokenised in a thread, which alone asks the tokenizer.
+    StringArray of one batch are made while another one's are tokenised in a thread, which alone asks the tokenizer.
     """
     _prepare(tokenizer)
     find_habits(tokenizer)
@@ -67,10 +68,10 @@ def encode_batches(
             tried = [_try_render(sample, tokenizer) for sample in batch]
             tokens = pool.submit(_tokenize_batch, tried, tokenizer)
             if before:
-                yield _fit_batch(*before, max_length, too_long)
+                yield _fit_batch(*before, max_length, overlong_rows)
             before = tried, tokens
         if before:
-            yield _fit_batch(*before, max_length, too_long)
+            yield _fit_batch(*before, max_length, overlong_rows)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -115,7 +116,7 @@ def _fit_batch(
     tried: Sequence[Rendered | UnusableRow],
     tokens: Future[list[Tokens | UnusableRow]],
     max_length: int,
-    too_long: TooLong,
+    overlong_rows: TooLong,
 ) -> list[Part | UnusableRow]:
     """One part, or the reason why there is none, for each text."""
 
@@ -125,7 +126,7 @@ def _fit_batch(
         if isinstance(found, UnusableRow):
             return found
         try:
-            return _fit(found, item.answers, max_length, too_long)
+            return _fit(found, item.answers, max_length, overlong_rows)
         except UnusableRow as fault:
             return fault
 
@@ -143,14 +144,14 @@ def _try_render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Rendered 
         return fault
 
 
-def _fit(tokens: Tokens, answers: Sequence[Answer], max_length: int, too_long: TooLong) -> Part:
+def _fit(tokens: Tokens, answers: Sequence[Answer], max_length: int, overlong_rows: TooLong) -> Part:
     """Ids and mask up to the end of the last answer, cut to ``max_length``. Raises UnusableRow."""
     last = _within(tokens, answers[-1])
     if not (tokens.starts[last] < answers[-1].end).any():
         raise UnusableRow("empty_response", "the last answer has no token of its own")
     stop = int(np.flatnonzero(last)[-1]) + 1
     if stop > max_length:
-        if too_long == "drop" or last[:max_length].sum() < LEAST_LEARNED:
+        if overlong_rows == "drop" or last[:max_length].sum() < LEAST_LEARNED:
             raise UnusableRow("too_long", f"{stop} tokens, and max_length is {max_length}")
         stop = max_length
     mask = np.logical_or.reduce([_within(tokens, answer) for answer in answers])

@@ -17,10 +17,10 @@ from typing import Any, Generic, Self, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
-from sealtune.data.naming import hash_text, name_repeats
-from sealtune.lines import Line
-from sealtune.records import Drop, IntArray, Message, Sample
-from sealtune.texts import Texts
+from sealtune.core.json_rows import Line
+from sealtune.core.string_array import IntArray, StringArray
+from sealtune.core.types import Drop, Message, Sample
+from sealtune.data.ids import hash_text, name_repeats
 
 BLOCK_ROWS, BLOCK_BYTES = 4096, 2**24
 """A block is written once it holds so many rows, or so many bytes of them."""
@@ -51,7 +51,7 @@ class Rows:
 
     def positions(self, ids: Iterable[str]) -> IntArray:
         """The place of each of these samples (K,) among all rows read."""
-        return self.samples.places[self.samples.ids.find(ids)]
+        return self.samples.places[self.samples.ids.index_in(ids)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class RowWriter:
         blocks = Blocks(_close_sink(self.folder, "rows", self.sinks["rows"]))
         kinds = np.array(self.kinds, np.uint8)
         ids, digest = self._name(blocks, kinds)
-        sources = Texts.coded(np.array(self.codes, np.int32), list(self.sources))
+        sources = StringArray.from_codes(np.array(self.codes, np.int32), list(self.sources))
         index = pa.record_batch({"id": ids, "source": sources.values, "kind": kinds})
         schema = index.schema.with_metadata({"digest": digest})
         with pa.ipc.new_file(self.sinks["index"], schema) as writer:
@@ -144,7 +144,7 @@ class RowWriter:
                     digest.update(f"{name}\0{messages}\0".encode())
                 yield name
 
-        return Texts.of(names()).values, digest.hexdigest()
+        return StringArray.of(names()).values, digest.hexdigest()
 
 
 class Blocks:
@@ -179,7 +179,7 @@ class Stored(Sequence[T], Generic[T]):
 
     COLUMNS: tuple[str, ...]
 
-    def __init__(self, blocks: Blocks, places: IntArray, ids: Texts, sources: Texts) -> None:
+    def __init__(self, blocks: Blocks, places: IntArray, ids: StringArray, sources: StringArray) -> None:
         self.blocks = blocks
         self.places = places
         self.ids = ids
@@ -261,13 +261,13 @@ def _open(blocks: Blocks, content: Any) -> Rows:
     file = pa.ipc.open_file(content)
     index = file.get_batch(0)
     index.validate(full=True)
-    ids, sources = Texts(index.column("id")), Texts(index.column("source"))
+    ids, sources = StringArray(index.column("id")), StringArray(index.column("source"))
     kinds = np.asarray(index.column("kind"))
     samples, drops = (_choose(np.flatnonzero(kinds == kind), ids, sources) for kind in (SAMPLE, DROP))
     return Rows(Samples(blocks, *samples), Drops(blocks, *drops), file.schema.metadata[b"digest"].decode())
 
 
-def _choose(places: IntArray, ids: Texts, sources: Texts) -> tuple[IntArray, Texts, Texts]:
+def _choose(places: IntArray, ids: StringArray, sources: StringArray) -> tuple[IntArray, StringArray, StringArray]:
     if len(places) == len(ids):
         return places, ids, sources
     return places, ids.take(places), sources.take(places)

@@ -6,9 +6,9 @@ import heapq
 from collections.abc import Collection, Iterator
 from operator import attrgetter
 
+from sealtune.core.string_array import IntArray, StringArray
+from sealtune.core.types import Drop, Sample
 from sealtune.data.row_store import Samples
-from sealtune.records import Drop, IntArray, Sample
-from sealtune.texts import Texts
 
 
 def drop(sample: Sample, reason: str, detail: str) -> Drop:
@@ -42,7 +42,7 @@ class Unlearnable(Collection[Drop]):
         details: a sentence for each, K.
     """
 
-    def __init__(self, samples: Samples, places: IntArray, reasons: Texts, details: Texts) -> None:
+    def __init__(self, samples: Samples, places: IntArray, reasons: StringArray, details: StringArray) -> None:
         self.samples = samples.take(places)
         self.reasons = reasons
         self.details = details

@@ -12,15 +12,18 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from sealtune.config import JudgeConfig
-from sealtune.evaluation.asking import Deliver
-from sealtune.evaluation.questions import Failure, Outcome, Question, Reply
-from sealtune.records import RunError, UserError
-from sealtune.telling import HIDDEN, keep_secret
+import httpx2
+from openai import DefaultAsyncHttpxClient
+
+from sealtune.core.config import JudgeConfig
+from sealtune.core.errors import RunError, UserError
+from sealtune.core.sanitize import HIDDEN, keep_secret
+from sealtune.evaluation.ask import Deliver
+from sealtune.evaluation.judge_protocol import Failure, Outcome, Question, Reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -56,7 +59,7 @@ class Endpoint:
     async def _ask_all(self, waiting: Iterator[tuple[str, Question]], patience: _Patience) -> None:
         from openai import AsyncOpenAI
 
-        from sealtune.evaluation.bounded import PLAIN, bounded_client
+        from sealtune.evaluation.endpoint import PLAIN, bounded_client
 
         settings = self.config
         client = AsyncOpenAI(
@@ -191,3 +194,42 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         return
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()
+
+
+LARGEST_ANSWER = 2**24
+"""Bytes of an answer; 16 MiB is some million words."""
+
+
+PLAIN = {"Accept-Encoding": "identity"}
+"""A few packed bytes may stand for any number: nothing packed is asked for, or accepted."""
+
+
+def bounded_client() -> DefaultAsyncHttpxClient:
+    """The client that OpenAI's library makes for itself, with a bound on every answer, those of errors among them."""
+    return DefaultAsyncHttpxClient(event_hooks={"response": [_bound]})
+
+
+async def _bound(response: Any) -> None:
+    """Called once the head of an answer is there and before its body is read."""
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise httpx2.ReadError(f"its answer is packed ({encoding[:40]}), which was not asked for")
+    response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends in an error where it is too large."""
+
+    def __init__(self, body: httpx2.AsyncByteStream) -> None:
+        self.body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self.body:
+            size += len(part)
+            if size > LARGEST_ANSWER:
+                raise httpx2.ReadError(f"its answer has more than {LARGEST_ANSWER // 2**20} MiB")
+            yield part
+
+    async def aclose(self) -> None:
+        await self.body.aclose()

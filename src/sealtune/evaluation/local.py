@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sealtune.config import Config, JudgeConfig
+from sealtune.core.config import Config, JudgeConfig
+from sealtune.core.errors import UserError
 from sealtune.data.encode import encode_prompt
-from sealtune.evaluation.asking import Deliver
+from sealtune.evaluation.ask import Deliver
 from sealtune.evaluation.generate import generate
-from sealtune.evaluation.questions import Failure, Question, Reply
-from sealtune.models import fingerprint, load_model, load_tokenizer
-from sealtune.records import UserError
+from sealtune.evaluation.judge_protocol import Failure, Question, Reply
+from sealtune.models.load import fingerprint, load_model, load_tokenizer
 
 Encoded = tuple[str, list[int]]
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sealtune.core.string_array import FloatArray, IntArray
+from sealtune.core.types import Verdict
 from sealtune.evaluation.preferences import WinRate as WinRate
 from sealtune.evaluation.preferences import length_controlled_win_rate as length_controlled_win_rate
 from sealtune.evaluation.preferences import win_rate as win_rate
-from sealtune.records import FloatArray, IntArray, Verdict
 
 _RESAMPLES = 2000
 _DRAWS_AT_ONCE = 1_000_000  # a block of resampled rows: some 16 MB

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sealtune.records import FloatArray
+from sealtune.core.string_array import FloatArray
 
 _Z95 = 1.959963984540054  # normal quantile of a 95 % interval
 _RIDGE = 0.1  # on phi and psi: next to nothing beside hundreds of rows, yet it keeps a separable sample finite

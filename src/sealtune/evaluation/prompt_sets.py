@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sealtune.config import DatasetConfig, PromptsConfig
-from sealtune.data.files import PlacedRow, read_rows
-from sealtune.models import cache_folder
-from sealtune.records import UserError
+from sealtune.core.config import DatasetConfig, PromptsConfig
+from sealtune.core.errors import UserError
+from sealtune.core.files import cache_folder
+from sealtune.data.text_files import PlacedRow, read_rows
 
 Kind = Literal["harmful", "harmless"]
 Row = Mapping[str, Any]

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sealtune.config import DatasetConfig, PromptsConfig
+from sealtune.core.config import DatasetConfig, PromptsConfig
+from sealtune.core.errors import UserError
+from sealtune.core.sanitize import can_be_written
+from sealtune.core.types import Drop, Prompt
 from sealtune.data.encode import encode_prompt
-from sealtune.data.files import read_rows
+from sealtune.data.text_files import read_rows
 from sealtune.evaluation import prompt_sets
 from sealtune.evaluation.prompt_sets import PROMPT_SETS, Kind
-from sealtune.records import Drop, Prompt, UserError
-from sealtune.telling import can_be_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sealtune.config import EvaluateConfig
-from sealtune.evaluation.asking import Cache, ask
+from sealtune.core.config import EvaluateConfig
+from sealtune.core.errors import RunError
+from sealtune.core.types import Prompt, Response
+from sealtune.evaluation.ask import Cache, ask
 from sealtune.evaluation.endpoint import Endpoint
-from sealtune.evaluation.questions import Failure, Question, Reply
-from sealtune.records import Prompt, Response, RunError
+from sealtune.evaluation.judge_protocol import Failure, Question, Reply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sealtune.console import Advance
+    from sealtune.core.console import Advance
 
 
 def server_of(name: str, settings: EvaluateConfig) -> Endpoint:
     """Where ``base`` or ``tuned`` is asked; greedy, as here. Raises UserError where the key's variable is not set."""
-    return Endpoint(settings.served[name].model_copy(update={"max_tokens": settings.max_new_tokens}))
+    return Endpoint(settings.endpoints[name].model_copy(update={"max_tokens": settings.max_new_tokens}))
 
 
 def answer(

@@ -13,8 +13,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sealtune.core.string_array import FloatArray
 from sealtune.evaluation.metrics import precision_recall_curve, roc_curve
-from sealtune.records import FloatArray
+from sealtune.report.html import flatten
 from sealtune.report.tables import (
     evaluation_rows,
     kept_rows,
@@ -24,7 +25,6 @@ from sealtune.report.tables import (
     threshold,
     truth_of_rows,
 )
-from sealtune.report.text import flatten
 from sealtune.report.view import ReportView
 
 Figure = dict[str, Any]

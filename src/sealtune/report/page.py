@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sealtune.report import figures, tables, text
+from sealtune.report import figures, html, tables
 from sealtune.report.view import ReportView
 
 _FOLDER = Path(__file__).parent
@@ -32,7 +32,7 @@ def render(view: ReportView) -> str:
         view=view,
         tables=tables,
         pictures=pictures,
-        figure_data=text.embed_json(pictures),
+        figure_data=html.embed_json(pictures),
         scripts={name: Markup(script) for name, script in scripts.items()},
         policy=_policy(scripts.values()),
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
@@ -73,10 +73,10 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "reveal": text.reveal,
-        "number": text.show_number,
-        "percent": text.show_percent,
-        "fact": lambda value, name: text.show_fact(name, value),
+        "reveal": html.reveal,
+        "number": html.show_number,
+        "percent": html.show_percent,
+        "fact": lambda value, name: html.show_fact(name, value),
     }
     return environment.get_template("page.html")
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sealtune.core.string_array import FloatArray, IntArray, StringArray
+from sealtune.core.types import Drop, Labels
 from sealtune.evaluation.metrics import auroc, average_precision, recall_at_k
-from sealtune.records import Drop, FloatArray, IntArray, Labels
-from sealtune.report.text import show_number, show_percent
+from sealtune.ranking.selection import lowest_kept
+from sealtune.report.html import show_number, show_percent
 from sealtune.report.view import ReportView
-from sealtune.selection import lowest_kept
-from sealtune.texts import Texts
 
 ANSWERS_SHOWN = 60
 
@@ -45,29 +45,29 @@ def unsure_rows(view: ReportView) -> list[dict[str, Any]]:
     cut = threshold(view)
     if cut is None:
         return []
-    near = np.flatnonzero(Texts.of(view.scores.ids).among(view.unsure))
+    near = np.flatnonzero(StringArray.of(view.scores.ids).isin(view.borderline))
     nearest = near[np.argsort(np.abs(view.scores.score[near] - cut), kind="stable")]
     return [_describe_row(view, int(i)) for i in nearest[: view.rows_shown]]
 
 
 def sureness_tiles(view: ReportView) -> list[Tile]:
     """How sure the ranking is, as far as the ranker tells."""
-    sure, tiles = view.sureness, []
+    sure, tiles = view.uncertainty, []
     if (found := sure.get("estimated_unsafe")) is not None:
         note = f"between {show_percent(found['low'])} and {show_percent(found['high'])}"
-        if not found["found"]:
+        if not found["significant"]:
             note = f"not clearly more rows lie low than of the safe set; at most {show_percent(found['high'])}"
         tiles.append(Tile("Estimated share of unsafe rows", show_percent(found["share"]), note))
     if (share := sure.get("reliability")) is not None:
         tiles.append(Tile("Reliability", show_number(share), "1: other safe rows or epochs would rank alike"))
-    if (near := sure.get("rows_near_the_threshold")) is not None:
+    if (near := sure.get("borderline_rows")) is not None:
         tiles.append(Tile("Rows near the threshold", f"{near:,}", "might as well be on the other side"))
     return tiles
 
 
 def source_rows(view: ReportView) -> list[dict[str, Any]]:
     """Per source, the largest first: rows ranked, kept and dropped, mean score, and unsafe rows where known."""
-    names, source = Texts.of(view.scores.source).codes()
+    names, source = StringArray.of(view.scores.source).dictionary_encode()
     kept, truth = kept_rows(view), truth_of_rows(view)
     rows = [np.flatnonzero(source == code) for code in range(len(names))]
     described = [
@@ -100,7 +100,7 @@ def truth_of_rows(view: ReportView) -> IntArray:
 
 def kept_rows(view: ReportView) -> npt.NDArray[np.bool_]:
     """Which of the ranked rows were kept, (N,)."""
-    return Texts.of(view.scores.ids).among(view.kept)
+    return StringArray.of(view.scores.ids).isin(view.kept)
 
 
 def label_measures(view: ReportView) -> list[Tile]:
@@ -220,7 +220,7 @@ def _describe_row(view: ReportView, i: int) -> dict[str, Any]:
         "loss": float(scores.loss[i]),
         "gap": float(scores.gap[i]),
         "state": _state(view, identity),
-        "unsure": identity in view.unsure,
+        "unsure": identity in view.borderline,
         "label": {0: "safe", 1: "unsafe"}.get((view.labels or {}).get(identity, -1)),
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sealtune.records import Drop, Response, Scores, Verdict
+from sealtune.core.types import Drop, Response, Scores, Verdict
 
 
 def no_scores() -> Scores:
@@ -30,8 +30,8 @@ class ReportView:
         scores: the ranking.
         texts: prompt and response of each id.
         kept: ids kept. Empty before selection: then nothing is called kept or dropped.
-        unsure: ids of rows that might as well be on the other side of the threshold.
-        sureness: ``reliability`` (share of the variance of the scores that is not doubt), ``rows_near_the_threshold``
+        borderline: ids of rows that might as well be on the other side of the threshold.
+        uncertainty: ``reliability`` (share of the variance of the scores that is not doubt), ``rows_near_the_threshold``
             and ``estimated_unsafe`` (``share``, ``low``, ``high``, ``found``); None where the ranker does not tell.
         drops: rows left out before ranking.
         rank_steps: one mapping a ranking step: step, epoch, gamma, safe_loss, candidate_loss, hat_loss, gap, rows,
@@ -51,8 +51,8 @@ class ReportView:
     scores: Scores = field(default_factory=no_scores)
     texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kept: Collection[str] = frozenset()
-    unsure: Collection[str] = frozenset()
-    sureness: Mapping[str, Any] = field(default_factory=dict)
+    borderline: Collection[str] = frozenset()
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
     drops: Collection[Drop] = ()
     rank_steps: Sequence[Mapping[str, Any]] = ()
     tune_steps: Sequence[Mapping[str, Any]] = ()

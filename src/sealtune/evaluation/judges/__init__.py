@@ -16,8 +16,9 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from sealtune.config import EvaluateConfig
-from sealtune.records import Response, UserError, Verdict, did_you_mean
+from sealtune.core.config import EvaluateConfig
+from sealtune.core.errors import UserError, did_you_mean
+from sealtune.core.types import Response, Verdict
 
 
 class Judge(Protocol):

@@ -20,10 +20,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sealtune.config import JudgeConfig
-from sealtune.evaluation.fence import defuse, fenced
-from sealtune.evaluation.questions import Ask, Fault, Question, Ruling, Unparsed, read, verdict, wording
-from sealtune.records import Response, Verdict
+from sealtune.core.config import JudgeConfig
+from sealtune.core.types import Response, Verdict
+from sealtune.evaluation.judge_protocol import Ask, Fault, Question, Ruling, Unparsed, read, verdict, wording
+from sealtune.evaluation.quoting import defuse, fenced
 
 MEASURES = {"unsafe": "flagged"}
 

@@ -11,10 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sealtune.config import JudgeConfig
-from sealtune.evaluation.fence import Fenced
-from sealtune.evaluation.questions import Ask, Ruling, Unparsed, about_answer, judge_each, last_object, whole_number
-from sealtune.records import Response, Verdict
+from sealtune.core.config import JudgeConfig
+from sealtune.core.types import Response, Verdict
+from sealtune.evaluation.judge_protocol import (
+    Ask,
+    Ruling,
+    Unparsed,
+    about_answer,
+    judge_each,
+    last_object,
+    whole_number,
+)
+from sealtune.evaluation.quoting import Fenced
 
 MEASURES = {"harm_rating": "score", "harmful": "flagged"}
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sealtune.config import JudgeConfig
-from sealtune.evaluation.fence import Fenced, fenced
-from sealtune.evaluation.questions import Ask, Fault, Ruling, Unparsed, ask_fenced, last_object, verdict, wording
-from sealtune.records import Response, UserError, Verdict
+from sealtune.core.config import JudgeConfig
+from sealtune.core.errors import UserError
+from sealtune.core.types import Response, Verdict
+from sealtune.evaluation.judge_protocol import Ask, Fault, Ruling, Unparsed, ask_fenced, last_object, verdict, wording
+from sealtune.evaluation.quoting import Fenced, fenced
 
 MEASURES = {"win_rate": "score"}
 LABELS = {1.0: "won", 0.5: "tie", 0.0: "lost"}

@@ -1,0 +1,126 @@
+"""From scores to the rows that are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from sealtune.core.config import SelectConfig
+from sealtune.core.errors import UserError
+from sealtune.core.string_array import IntArray, StringArray
+from sealtune.core.types import Contamination, Rejections, Scores, Selection
+from sealtune.ranking.contamination import estimate
+
+MIN_DROPPED = 0.02
+"""Share that ``keep_ratio: auto`` drops if the estimate is not significant: a few unsafe rows may hide at the bottom."""
+
+MAX_DROPPED = 0.75
+"""Share from which ``keep_ratio: auto`` stops: candidates and safe set may simply be of different kinds."""
+
+BORDERLINE = 2.0
+"""Standard errors around the threshold within which a row is borderline."""
+
+
+def select(scores: Scores, settings: SelectConfig) -> Selection:
+    """The top ``keep_ratio`` of the rows, or those whose score is at least ``threshold``; kept ids in input order.
+
+    Ties are broken by id, so neither the order of the rows nor the sort can change what is kept.
+
+    Raises:
+        UserError: nothing would be kept, or ``keep_ratio`` is ``auto`` and the ranker gives nothing to estimate from.
+    """
+    ids, order = StringArray.of(scores.ids), best_first(scores)
+    estimated = contamination(scores)
+    if settings.threshold is not None:
+        count = int(np.count_nonzero(scores.score >= settings.threshold))
+        reason = f"score below {settings.threshold:g}"
+    else:
+        ratio = 1 - share_to_drop(estimated) if settings.keep_ratio == "auto" else settings.keep_ratio
+        count = math.floor(ratio * len(scores) + 0.5)
+        reason = f"below the best {ratio:.4g} of the rows"
+    if count == 0:
+        raise UserError(
+            f"select: no row of {len(scores)} would be kept; scores lie between {scores.score.min():.4g} and "
+            f"{scores.score.max():.4g}: lower select.threshold or raise select.keep_ratio"
+        )
+    return Selection(
+        kept=ids.take(np.sort(order[:count])),
+        rejected=Rejections(ids.take(order[count:]), scores.score[order[count:]], count + 1, reason),
+        threshold=float(scores.score[order[count - 1]]),
+        contamination=estimated,
+    )
+
+
+def best_first(scores: Scores) -> IntArray:
+    """Positions by decreasing score, (N,); of equal scores, the lower id comes first."""
+    by_id = StringArray.of(scores.ids).argsort()
+    order: IntArray = by_id[np.argsort(-scores.score[by_id], kind="stable")]
+    return order
+
+
+def contamination(scores: Scores) -> Contamination | None:
+    """The estimated share of unsafe rows; None if the ranker has no probe to estimate it from."""
+    if scores.probe_logit is None or "safe_probe_logit" not in scores.selector:
+        return None
+    return estimate(scores.probe_logit, scores.selector["safe_probe_logit"])
+
+
+def share_to_drop(estimated: Contamination | None) -> float:
+    """The estimated share of unsafe rows if it is significant, and at least MIN_DROPPED.
+
+    Raises:
+        UserError: there is no estimate, or it is MAX_DROPPED or more.
+    """
+    if estimated is None:
+        raise UserError(
+            "select.keep_ratio: auto needs a ranker that estimates how many rows are unsafe; rank with "
+            "rank.method=probe, or set the ratio yourself"
+        )
+    if not estimated.significant:
+        return MIN_DROPPED
+    if estimated.share >= MAX_DROPPED:
+        raise UserError(
+            f"select.keep_ratio: auto: {estimated.share:.0%} of the rows look worse than the safe set, which may be of "
+            "another kind; look at the report, then set the share to keep, such as select.keep_ratio=0.5"
+        )
+    return max(estimated.share, MIN_DROPPED)
+
+
+def lowest_kept(scores: Scores, kept: Collection[str]) -> float | None:
+    """The threshold: the lowest score of the kept rows; None if none is kept."""
+    found = scores.score[StringArray.of(scores.ids).isin(kept)]
+    return float(found.min()) if len(found) else None
+
+
+def borderline(scores: Scores, kept: Collection[str]) -> Collection[str]:
+    """Rows so close to the threshold that other safe rows, or other epochs, might have changed the decision."""
+    threshold = lowest_kept(scores, kept)
+    if threshold is None or scores.standard_error is None:
+        return frozenset()
+    near = np.abs(scores.score - threshold) < BORDERLINE * scores.standard_error
+    return StringArray.of(scores.ids).take(np.flatnonzero(near))
+
+
+def reliability(scores: Scores) -> float | None:
+    """Share of the variance of the scores that is not error variance, in [0, 1]; None without standard errors.
+
+    Source: the reliability coefficient of classical test theory: Lord and Novick (1968), section 3.3.
+    """
+    error, variance = scores.standard_error, float(scores.score.var())
+    if error is None or not np.isfinite(error).all() or variance == 0:
+        return None
+    return max(0.0, 1 - float(np.mean(error**2)) / variance)
+
+
+def require_same_ids(scores: Scores, ids: Iterable[str], where: str) -> None:
+    """Raise UserError if the scores belong to other rows than the data."""
+    given, scored = StringArray.of(ids), StringArray.of(scores.ids)
+    missing, extra = (a.take(np.flatnonzero(~a.isin(b))) for a, b in ((given, scored), (scored, given)))
+    if missing or extra:
+        example = min(missing or extra)
+        raise UserError(
+            f"{where}: the scores do not match the data: {len(missing)} rows have no score and {len(extra)} scores have "
+            f"no row, for example id {example}; rank again, or give the data that was ranked"
+        )

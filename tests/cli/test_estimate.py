@@ -1,0 +1,164 @@
+"""What a config needs, against figures worked out by hand and against the models themselves."""
+
+import json
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from typer.testing import CliRunner
+
+from helpers.rows import write_jsonl
+from helpers.tiny import tiny_model
+from sealtune.cli.dimensions import KNOWN, Shape, read_shape
+from sealtune.cli.estimate import GPUS, READING, estimate
+from sealtune.cli.flops import trained
+from sealtune.cli.gpu_memory import OVERHEAD, activation_bytes
+from sealtune.cli.main import app
+from sealtune.core.config_io import build_config
+from sealtune.core.errors import UserError
+from sealtune.models.adapters import lora_players
+
+# Two layers of q 4x4, k and v 4x2, o 4x4, gate, up and down 4x8: 144 weights each. Embeddings: two of 10 x 4.
+SMALL = {"num_hidden_layers": 2, "hidden_size": 4, "intermediate_size": 8, "num_attention_heads": 2}
+SMALL |= {"num_key_value_heads": 1, "vocab_size": 10, "tie_word_embeddings": False}
+
+
+def small(tmp_path, **settings):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "x" * 42, "response": "y"}] * 10)
+    values = {
+        "model_name_or_path": str(tmp_path),
+        "dtype": "bfloat16",
+        "datasets": [str(tmp_path / "rows.jsonl")],
+        "max_length": 8,
+        "rank": {"method": "seal", "lora_r": 1, "per_device_train_batch_size": 3, "num_train_epochs": 3},
+        "tune": {"lora_r": 1, "per_device_train_batch_size": 3, "num_train_epochs": 2},
+        "evaluate": {"max_prompt_length": 30, "max_new_tokens": 10, "batch_size": 4},
+    }
+    return build_config(values | settings)
+
+
+def test_every_figure_of_a_small_model_worked_out_by_hand(tmp_path):
+    config = small(tmp_path)
+    needs = estimate(config)
+    assert needs.shape.linear == 2 * (16 + 8 + 8 + 16 + 32 + 32 + 32) == 288
+    assert needs.shape.parameters == 288 + 80 == 368
+    learns = 2 * 1 * ((4 + 4) + (4 + 2))  # layers x r x (inputs + outputs) of q and v
+    # A token and layer: two hidden states in float32; q, k, v and the output for each head, three inner; q, v.
+    layer = 2 * 4 * 4 + 2 * (4 * 4 + 3 * 8) + 4 * (4 + 4)
+    passing = 12 * (3 * 8) * 10  # logits: more than the 24 * (8 * 4 + 2 * 3 * 8) of a layer at work
+    learning = 368 * 2 + learns * 16 + (3 * 8) * 2 * layer + passing + OVERHEAD
+    assert needs.gpu["rank"] == needs.gpu["tune"] == learning
+    assert needs.gpu["evaluate"] == 368 * 2 + 2 * 2 * 1 * 2 * 2 * 4 * (30 + 10) + OVERHEAD
+    size = (tmp_path / "rows.jsonl").stat().st_size
+    rows = 2 * size + 70 * (10 + 10), 5 * 8 * (10 + 10), size  # as many safe rows are assumed
+    assert list(needs.disk.values()) == [0, 12 * 3 * learns, 4 * learns, *rows]  # the model is a folder: here already
+    # Ten rows cut to 8 tokens; 288 weights, 28 of adapters, 40 of the output layer; attention 4 x length x layers x 4.
+    attention = 4 * 8 * 2 * 4
+    forward, backward = 2 * (288 + 28) + attention, 2 * 288 + 4 * 28 + 2 * attention
+    head = 2 * 40
+    one, both = forward + 0.6 * head, forward + backward + 2 * 0.6 * head
+    rank = 3 * both + one + 2 * both  # safe rows; gamma 0; gamma > 0
+    speed = GPUS["H100"].speed * 3600
+    assert needs.hours["rank"] == pytest.approx(10 * 8 * rank / speed)
+    assert needs.hours["tune"] == pytest.approx(0.8 * 10 * 8 * 2 * (forward + backward + 2 * head) / speed)
+    assert needs.hours["evaluate"] == 0  # no prompts
+
+
+def test_what_changes_a_figure(tmp_path):
+    plain = estimate(small(tmp_path))
+    rank = small(tmp_path).rank.model_dump()
+    two = estimate(small(tmp_path, rank=rank | {"algorithm": 1}))
+    assert two.gpu["rank"] - plain.gpu["rank"] == 16 * 28
+    assert two.hours["rank"] > plain.hours["rank"]
+    whole = estimate(small(tmp_path, tune={"use_peft": False, "per_device_train_batch_size": 3}))
+    inputs = 24 * 2 * (2 * (5 * 4 + 8) + 8 * 4 - 4 * (4 + 4))  # of all matrices and norms, not of q and v alone
+    assert whole.gpu["tune"] - plain.gpu["tune"] == 20 * 368 - (2 * 368 + 16 * 28) + inputs
+    assert whole.disk["the tuned model"] == 368 * 2
+    saving = estimate(small(tmp_path, rank=rank | {"gradient_checkpointing": True}))
+    assert saving.gpu["rank"] < plain.gpu["rank"] and saving.hours["rank"] > plain.hours["rank"]
+    assert estimate(small(tmp_path, rank={"method": "dsir"})).hours["rank"] == 0
+    asked = {"prompts": ["xstest", {"path": "advbench", "limit": 20}], "base": False, "batch_size": 47}
+    answers = estimate(small(tmp_path, evaluate=asked | {"max_new_tokens": 7})).hours["evaluate"]
+    assert answers == pytest.approx(
+        10 * 7 * 368 * 2 / (READING * GPUS["H100"].bandwidth) / 3600
+    )  # 450 + 20 prompts are ten batches
+    four = estimate(small(tmp_path, load_in_4bit=True))
+    assert four.gpu["rank"] - plain.gpu["rank"] == pytest.approx(
+        288 * (0.52 - 2) + 32 * 2, abs=1
+    )  # one matrix is unpacked
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("meta-llama/Meta-Llama-3-8B-Instruct", 8.030),
+        ("ibm/merlinite-7b", 7.242),
+        ("EleutherAI/pythia-2.8b", 2.775),
+        ("smollm2-135m-instruct", 0.1345),
+    ],
+)
+def test_known_sizes_are_the_published_ones(name, billions):
+    assert KNOWN[name].parameters == pytest.approx(billions * 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
+def test_sizes_and_adapters_are_those_of_a_real_model(tiny_folder, targets):
+    config = build_config({"model_name_or_path": str(tiny_folder), "rank": {"lora_target_modules": targets}})
+    model = tiny_model(vocab_size=377)
+    shape = read_shape(config)
+    assert shape.parameters == sum(p.numel() for n, p in model.named_parameters() if "norm" not in n)
+    player = lora_players(model, config.rank, ["theta"], 0)["theta"]
+    assert trained(shape, config.rank) == sum(p.numel() for p in player.parameters)
+
+
+def test_sizes_and_adapters_of_gpt_neox(tmp_path):
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=300))
+    model.config.save_pretrained(tmp_path)
+    block = {"lora_target_modules": ["query_key_value"]}
+    config = build_config({"model_name_or_path": str(tmp_path), "rank": block})
+    shape = read_shape(config)
+    matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2)
+    assert shape.parameters == matrices
+    player = lora_players(model, config.rank, ["theta"], 0)["theta"]
+    assert trained(shape, config.rank) == sum(p.numel() for p in player.parameters)
+
+
+def test_activations_are_about_what_autograd_keeps():
+    sizes = {"hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 8, "num_attention_heads": 8}
+    model = tiny_model(**sizes, head_dim=16).to(torch.bfloat16)
+    block = {"per_device_train_batch_size": 2, "lora_r": 2}
+    config = build_config({"model_name_or_path": "m", "dtype": "bfloat16", "max_length": 128, "rank": block})
+    player = lora_players(model, config.rank, ["theta"], 0)["theta"]
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        player.model.hidden(torch.randint(3, 300, (2, 128)))
+    found = sum(size for size, _ in kept.values())
+    assert 0.7 < found / activation_bytes(Shape(8, 128, 448, 8, 2, 300, 16, tied=True), config, config.rank) < 1.05
+
+
+def test_the_command_tells_what_it_assumes(tmp_path):
+    (tmp_path / "run.yaml").write_text("model_name_or_path: EleutherAI/pythia-2.8b\ndatasets: [not/there.jsonl]\n")
+    told = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml"), "--rows", "2000"])
+    assert told.exit_code == 0, told.output
+    assert "estimate, not a measurement; 2.77 billion parameters" in told.output
+    assert "2,000 candidates as told, 400 tokens each" in told.output and "TFLOP/s" in told.output
+    told = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml")])
+    assert "10,000 candidates until the files are there (--rows tells)" in told.output
+    told = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml"), "model_name_or_path=some/model"])
+    assert told.exit_code == 2 and "hf download some/model config.json" in told.output
+
+
+def test_a_config_that_is_no_decoders_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": 3}')
+    with pytest.raises(UserError, match="does not tell the sizes of a decoder"):
+        estimate(build_config({"model_name_or_path": str(tmp_path)}))

@@ -1,0 +1,38 @@
+"""A two-layer model and rows of random tokens, made in memory in milliseconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sealtune.data.encoded import Encoded
+
+VOCABULARY = 300
+
+
+def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+    }
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**(settings | changes)))
+    model.config.use_cache = False
+    return model.eval()
+
+
+def random_rows(n: int, seed: int = 0, prefix: str = "row") -> Encoded:
+    random = np.random.default_rng(seed)
+    parts = []
+    for _ in range(n):
+        prompt, response = random.integers(2, 8), random.integers(3, 12)
+        tokens = random.integers(3, VOCABULARY, prompt + response).astype(np.int32)
+        parts.append((tokens, np.arange(prompt + response) >= prompt))
+    return Encoded.join([f"{prefix}-{i:03d}" for i in range(n)], ["made"] * n, parts)

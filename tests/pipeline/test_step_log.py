@@ -1,0 +1,53 @@
+"""The log of a ranking stays small, whatever the number of steps, and says the same in sum."""
+
+import dataclasses
+import signal
+
+import pytest
+
+from sealtune.core.checkpoints import Checkpointer
+from sealtune.pipeline import step_log
+from sealtune.pipeline.folder import RunFolder
+from sealtune.pipeline.step_log import StepLog
+from sealtune.ranking.progress import StepRecord
+
+
+def step(number):
+    return StepRecord(number, number // 4, 0.1, float(number), None if number % 2 else 2.0, None, None, 8, 100, 0.5)
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    monkeypatch.setattr(step_log, "LOG_MOST", 10)
+    return StepLog(RunFolder(tmp_path), {}, 10**6, lambda *told: None)
+
+
+def test_a_second_sigterm_changes_nothing_and_ctrl_c_still_ends_it(tmp_path):
+    """A scheduler stops every process of a job, and the launcher passes it on once more."""
+    guard = Checkpointer("rank", RunFolder(tmp_path), {}, 10**6)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), guard.stopping():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert guard.stop_requested == signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_few_steps_have_a_record_each(log):
+    for i in range(1, 11):
+        log.on_step(step(i), 100, dict)
+    assert log.records == [dataclasses.asdict(step(i)) for i in range(1, 11)]
+
+
+def test_many_steps_share_records_and_no_token_is_lost(log):
+    for i in range(1, 98):
+        log.on_step(step(i), 100, dict)
+        assert len(log.records) <= 10
+    assert [r["step"] for r in log.records] == sorted(r["step"] for r in log.records)
+    assert log.records[-1]["step"] == 97
+    assert (sum(r["tokens"] for r in log.records), sum(r["rows"] for r in log.records)) == (97 * 100, 97 * 8)
+    assert sum(r["seconds"] for r in log.records) == 97 / 2
+    first = log.records[0]
+    assert first["safe_loss"] == pytest.approx((1 + first["step"]) / 2)
+    assert first["candidate_loss"] == 2.0 and first["gap"] is None

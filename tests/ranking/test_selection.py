@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sealtune.core.config import SelectConfig
+from sealtune.core.errors import UserError
+from sealtune.core.types import Scores
+from sealtune.ranking.selection import best_first, require_same_ids, select
+
+
+def scores(values, ids=None):
+    n = len(values)
+    ids = tuple(ids or [f"r{i}" for i in range(n)])
+    nothing = np.zeros(n)
+    return Scores(ids, ("s",) * n, np.array(values, float), nothing, nothing, nothing, np.zeros(n, np.int64))
+
+
+def test_the_best_share_is_kept_in_input_order_and_the_rest_is_ranked():
+    chosen = select(scores([5, 1, 4, 2, 3]), SelectConfig(keep_ratio=0.6))
+    assert chosen.kept == ("r0", "r2", "r4")
+    assert [(r.id, r.rank, r.score) for r in chosen.rejected] == [("r3", 4, 2.0), ("r1", 5, 1.0)]
+    assert chosen.threshold == 3
+
+
+def test_ties_are_broken_by_id_whatever_the_order():
+    a = select(scores([1, 1, 1, 1]), SelectConfig(keep_ratio=0.5))
+    b = select(scores([1, 1, 1, 1], ["r3", "r2", "r1", "r0"]), SelectConfig(keep_ratio=0.5))
+    assert set(a.kept) == set(b.kept) == {"r0", "r1"}
+
+
+def test_a_threshold_takes_the_place_of_the_share():
+    assert select(scores([0.5, -1, 2]), SelectConfig(threshold=0.5)).kept == ("r0", "r2")
+
+
+def test_keeping_everything_and_nothing():
+    assert len(select(scores([1, 2]), SelectConfig(keep_ratio=1.0)).rejected) == 0
+    with pytest.raises(UserError, match=r"scores lie between 1 and 2"):
+        select(scores([1, 2]), SelectConfig(threshold=9))
+
+
+def test_an_automatic_share_drops_what_lies_lower_than_the_safe_set():
+    """Of a hundred rows twenty lie below all safe rows; then none; then four, which may be chance; then nearly all."""
+    safe = np.arange(40.0)
+
+    def kept(low):
+        margin = np.where(np.arange(100) < low, -1.0, 39.0)
+        judged = replace(scores(np.arange(100.0)), probe_logit=margin, selector={"safe_probe_logit": safe})
+        found = select(judged, SelectConfig(keep_ratio="auto"))
+        assert found.contamination.share == pytest.approx(low / 100)
+        return len(found.kept)
+
+    assert kept(20) == 80
+    assert kept(0) == 98
+    assert kept(4) == 98
+    with pytest.raises(UserError, match=r"90% of the rows .* give a share"):
+        kept(90)
+
+
+def test_scores_of_other_rows_are_refused():
+    require_same_ids(scores([1, 2]), ["r1", "r0"], "x")
+    with pytest.raises(UserError, match="1 rows have no score and 1 scores have no row, for example id r9"):
+        require_same_ids(scores([1, 2]), ["r0", "r9"], "x")
+
+
+def test_the_order_is_the_one_of_python_for_any_scores():
+    random = np.random.default_rng(0)
+    found = scores(random.integers(0, 9, 200), [f"r{i}" for i in random.permutation(200)])
+    plain = sorted(range(200), key=lambda i: (-found.score[i], found.ids[i]))
+    assert best_first(found).tolist() == plain
