@@ -9,6 +9,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 from helpers.rows import made_rows, write_jsonl
+from sealtune.cli.progress import show_log
+
+
+@pytest.fixture(autouse=True)
+def log_on_stderr():
+    """The log as the command line prints it, for ``capsys``."""
+    show_log()
 
 
 @pytest.fixture(scope="session")

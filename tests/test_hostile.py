@@ -54,7 +54,7 @@ def test_any_json_is_rows_drops_or_one_line(tmp_path, rows):
     try:
         found = read(path)
     except UserError as error:
-        assert str(error).isprintable() and len(str(error)) <= sanitize.LONGEST_LINE
+        assert str(error).isprintable() and len(str(error)) <= sanitize.MAX_LINE_LENGTH
         return
     assert len(found.samples) + len(found.drops) == len(rows)
 
@@ -211,7 +211,7 @@ def test_keys_are_hidden_in_every_error(monkeypatch):
 @freely
 @given(texts)
 def test_what_is_told_is_one_printable_line(text):
-    assert sanitize.one_line(text).isprintable() and len(sanitize.one_line(text)) <= sanitize.LONGEST_LINE
+    assert sanitize.one_line(text).isprintable() and len(sanitize.one_line(text)) <= sanitize.MAX_LINE_LENGTH
 
 
 def test_inspect_cannot_move_the_cursor(project, tmp_path):

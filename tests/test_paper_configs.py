@@ -1,4 +1,4 @@
-"""The paper's experiments: data rebuilt from stand-ins, each config run on a tiny model of its architecture."""
+"""The paper's experiments: data rebuilt from stand-ins, and every config run on a tiny model of its architecture."""
 
 import gzip
 import importlib.util
@@ -22,6 +22,7 @@ from sealtune.cli.arguments import load_config
 from sealtune.core.config_io import build_config
 from sealtune.evaluation.prompts import load_prompts
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 
 FOLDER = Path(__file__).parents[1] / "configs/paper"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
@@ -78,7 +79,7 @@ def read(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_mixture_has_its_counts_its_labels_and_no_question_twice(recipe, tmp_path):
+def test_the_mixture_has_its_counts_and_labels_and_no_question_twice(recipe, tmp_path):
     recipe.redorca(tmp_path, stand_ins(), **FEW)
     rows, safe, prompts = (read(tmp_path / f"{name}.jsonl") for name in ("candidates", "safe", "prompts"))
     assert (len(rows), len(safe), len(prompts)) == (20, 12, 3)
@@ -92,20 +93,20 @@ def test_the_mixture_has_its_counts_its_labels_and_no_question_twice(recipe, tmp
     assert any("Be brief.\n\nWhat is" in prompt["prompt"] for prompt in prompts)
 
 
-def test_the_seed_decides_and_the_order_of_the_hub_does_not(recipe, tmp_path):
+def test_the_seed_decides_the_rows_and_the_order_on_the_hub_does_not(recipe, tmp_path):
     for name, options in {"a": {}, "b": {"seed": 42}, "c": {"seed": 1}}.items():
         recipe.redorca(tmp_path / name, stand_ins(backwards=name == "b"), **FEW, **options)
     first, again, other = ((tmp_path / name / "candidates.jsonl").read_text() for name in "abc")
     assert first == again != other
 
 
-def test_too_few_rows_are_told(recipe, tmp_path):
+def test_too_few_rows_are_an_error(recipe, tmp_path):
     with pytest.raises(SystemExit, match="SlimOrca: 40 usable rows, 331 are needed"):
         recipe.redorca(tmp_path, stand_ins(), **FEW | {"safe": 312})
     assert not list(tmp_path.iterdir())
 
 
-def test_the_paper_s_counts_are_the_defaults(recipe):
+def test_the_counts_of_the_paper_are_the_defaults(recipe):
     assert recipe.redorca.__kwdefaults__ == {
         "seed": 42,
         "harmless": 89_600,
@@ -116,20 +117,20 @@ def test_the_paper_s_counts_are_the_defaults(recipe):
     assert recipe.openorca.__kwdefaults__["candidates"] == recipe.openorca.__kwdefaults__["safe"] == 49_900
 
 
-def test_there_is_a_config_for_every_experiment_and_each_value_has_its_source():
+def test_every_experiment_has_a_config_and_every_value_has_a_source():
     assert [path.stem for path in CONFIGS] == ["alpaca-openorca", "llama3-8b", "merlinite-7b", "pythia-2.8b"]
     index = (FOLDER.parents[1] / "docs/paper_index.md").read_text(encoding="utf-8")
     section = index[index.index("## The paper's experiments") :]
     for path in CONFIGS:
         text = re.sub(r"#.*", "", path.read_text(encoding="utf-8"))
-        # Words before a colon that hold a value: blocks, and what is inside of lists, aside.
+        # Words before a colon with a value, without blocks and the contents of lists.
         keys = set(re.findall(r"^ *([a-z_0-9]+):(?= *\S)", text, re.MULTILINE)) - {"title", "output_dir"}
         missing = {key for key in keys if not re.search(rf"[`.]{key}`", section)}
         assert not missing, (path.name, missing)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_each_config_runs_two_steps_on_a_tiny_model_of_its_architecture(path, recipe, tmp_path, monkeypatch):
+def test_every_config_runs_two_steps_on_a_tiny_model_of_its_architecture(path, recipe, tmp_path, monkeypatch):
     config = load_config([str(path)])
     monkeypatch.chdir(tmp_path)
     recipe.redorca(tmp_path / "data/redorca", stand_ins(), **FEW)
@@ -141,11 +142,14 @@ def test_each_config_runs_two_steps_on_a_tiny_model_of_its_architecture(path, re
     tokenizer.save_pretrained("model")
     values = config.model_dump(mode="json") | {"model_name_or_path": "model", "dtype": "float32"}
     n = len(read(config.datasets[0].path))
-    values["rank"] |= {"num_train_epochs": 2, "gradient_accumulation_steps": n}  # one step an epoch; gamma 0, then not
+    values["rank"] |= {
+        "num_train_epochs": 2,
+        "gradient_accumulation_steps": n,
+    }  # one step per epoch; gamma is 0 in the first
     values["tune"] |= {"max_steps": 2, "gradient_accumulation_steps": 1}
     run = Run(build_config(values))
     for stage in ("rank", "select", "tune"):
-        run.stage(stage)
+        run_stage(run, stage)
     log = run.folder.read_jsonl("rank/log.jsonl")
     assert len(log) == 2 and len(run.folder.read_jsonl("tune/log.jsonl")) == 2
     kept = run.folder.read_jsonl("select/kept.jsonl")
@@ -156,13 +160,13 @@ def test_each_config_runs_two_steps_on_a_tiny_model_of_its_architecture(path, re
     assert load_prompts(own).asked and not load_prompts(own).drops
 
 
-def test_pythia_learns_by_adapters_too(recipe, tmp_path, monkeypatch):
+def test_pythia_can_be_trained_with_adapters(recipe, tmp_path, monkeypatch):
     overrides = ["rank.use_peft=true", "tune.use_peft=true", "rank.method=seal"]
     config = load_config([str(FOLDER / "pythia-2.8b.yaml"), *overrides])
     assert config.rank.lora_target_modules == config.tune.lora_target_modules == ["query_key_value"]
 
 
-def test_the_rows_come_through_datasets_itself(recipe, tmp_path, monkeypatch):
+def test_rows_are_streamed_by_datasets(recipe, tmp_path, monkeypatch):
     """The same files as the hub's, in folders named like its repositories, read as a stream."""
     import datasets
 
@@ -182,6 +186,6 @@ def test_the_rows_come_through_datasets_itself(recipe, tmp_path, monkeypatch):
     recipe.redorca(tmp_path / "plain", plain, **FEW)
     for name in ("candidates", "safe", "prompts"):
         assert (tmp_path / f"streamed/{name}.jsonl").read_text() == (tmp_path / f"plain/{name}.jsonl").read_text()
-    monkeypatch.setattr("sys.argv", ["build_data.py", "redorca", "--output", str(tmp_path / "whole")])
+    monkeypatch.setattr("sys.argv", ["build_data.py", "redorca", "--output", str(tmp_path / "full")])
     with pytest.raises(SystemExit, match="usable rows, 202,100 are needed"):
         recipe.main()

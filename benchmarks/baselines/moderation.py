@@ -1,9 +1,9 @@
-"""Moderation: the filter that users reach for today, a small classifier of offensive language over the answers.
+"""Moderation: the filter in common use today, a small classifier of offensive language applied to the answers.
 
-It knows words, not harm: a polite answer to a harmful request passes. Answers alone are judged. They are what a row
-teaches, and what such a filter guards in a product; a calm answer to an abusive user is a row to keep.
+It knows words, not harm: a polite answer to a harmful request passes. Only answers are classified: they are what the
+model is trained on, and a calm answer to an abusive user is a row to keep.
 
-Source: alt-profanity-check, a calibrated linear SVM on TF-IDF of words, taught with some 200,000 labelled comments.
+Source: alt-profanity-check, a calibrated linear SVM on TF-IDF of words, trained on some 200,000 labelled comments.
 """
 
 from __future__ import annotations
@@ -16,50 +16,50 @@ import numpy.typing as npt
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import FloatArray, IntArray
 from sealtune.core.types import Scores
+from sealtune.data.encoded import Encoded
 from sealtune.ranking.job import Job
-from sealtune.ranking.ngrams import blocks
-from sealtune.ranking.progress import Progress
+from sealtune.ranking.ngrams import BLOCK, blocks
 
 Classifier = Callable[[Sequence[str]], FloatArray]
+Decode = Callable[[IntArray], str]
 
 
-def rank(job: Job) -> Scores:
+def rank(job: Job, decode: Decode, block: int = BLOCK) -> Scores:
     """Minus the probability that the answer is offensive, in [-1, 0].
+
+    Args:
+        job: the rows.
+        decode: the text of token ids (T,), without special tokens.
+        block: rows classified at once.
 
     Raises:
         UserError: the classifier's package is not installed.
-        RunError: the caller gives no texts.
     """
-    n, pieces = len(job.candidates), list(blocks(job.candidates))
-    probabilities = load_classifier()
-    progress = Progress(job.on_step, len(pieces))
-    score = np.empty(n)
-    for start, stop in pieces:
-        score[start:stop] = -probabilities([answer(job, i) for i in range(start, stop)])
-        progress.report(stop - start, 0)  # no token passes through a language model
-    return Scores.unweighted(job.candidates, score, visits=1)
+    rows, classify = job.candidates, load_classifier()
+    score = np.empty(len(rows))
+    for start, stop in blocks(rows, block):
+        score[start:stop] = -classify([answer(rows, i, decode) for i in range(start, stop)])
+    return Scores.unweighted(rows.ids, rows.source, score, visits=1)
 
 
 def load_classifier() -> Classifier:
-    """StringArray to probabilities, (N,) in [0, 1]. Its weights are read on import, hence here and not above."""
+    """A function from texts to probabilities, (N,) in [0, 1]. The package unpickles its weights on import."""
     try:
         from profanity_check import predict_prob
     except ImportError:
-        raise UserError(
-            "rank.method=moderation needs the package alt-profanity-check; pip install 'sealtune[moderation]'"
-        ) from None
+        raise UserError("moderation needs the package alt-profanity-check; pip install 'sealtune[dev]'") from None
     classifier: Classifier = predict_prob
     return classifier
 
 
-def answer(job: Job, i: int) -> str:
-    """The text of all answers of row i, a line each."""
-    tokens, mask = job.candidates.row(i)
-    return "\n".join(job.decode(turn) for turn in _runs(tokens.astype(np.int64), mask))
+def answer(rows: Encoded, i: int, decode: Decode) -> str:
+    """The text of all answers of row i, one line per turn."""
+    tokens, mask = rows.row(i)
+    return "\n".join(decode(turn) for turn in _turns(tokens.astype(np.int64), mask))
 
 
-def _runs(tokens: IntArray, mask: npt.NDArray[np.bool_]) -> Iterator[IntArray]:
-    """The learned tokens of each turn: decoded as one, a turn's last word would join the next one's first."""
+def _turns(tokens: IntArray, mask: npt.NDArray[np.bool_]) -> Iterator[IntArray]:
+    """The response tokens of each turn: decoded together, the last word of a turn would join the next turn's first."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     for start, stop in edges.reshape(-1, 2):
         yield tokens[start:stop]

@@ -1,11 +1,11 @@
-"""Rebuild the data of the paper's two settings from public sets. Needs `datasets` and the hub, and nothing of sealtune.
+"""Rebuild the data of the paper's two settings from public sets. Needs `datasets` and the hub, but not sealtune.
 
-    python configs/paper/build_data.py redorca --output data/redorca        # 1 GB to fetch, some 1 GB of memory
-    python configs/paper/build_data.py openorca --output data/openorca     # OpenOrca is read through: 7 GB
+    python configs/paper/build_data.py redorca --output data/redorca        # downloads 1 GB, needs about 1 GB of memory
+    python configs/paper/build_data.py openorca --output data/openorca     # streams all of OpenOrca: 7 GB
 
-It is a rebuilding, not the authors' own rows: they tell how many rows of which set, not which ones. Rows are taken by a
-hash of their content and the seed, in whatever order the hub sends them. Of rows with the same question the first alone
-counts, so no question is in two files.
+These are not the authors' own rows: the paper states how many rows of which set, not which ones. Rows are chosen by a
+hash of their content and the seed, whatever their order on the hub. Of rows with the same question only the first is
+used, so no question is in two files.
 
 Source: Shen et al. (arXiv 2410.07471) and the scripts of github.com/hanshen95/SEAL.
 """
@@ -41,7 +41,7 @@ def redorca(
     """Candidates (SlimOrca and red-team dialogues), a withheld safe set, and withheld prompts.
 
     Raises:
-        SystemExit: a set has fewer usable rows than are asked for.
+        SystemExit: a set has too few usable rows.
     """
     orca = load("Open-Orca/SlimOrca", split="train", streaming=True)
     taken = draw(map(from_sharegpt, orca), harmless + safe + prompts, seed, "SlimOrca")
@@ -59,7 +59,7 @@ def openorca(
     """The second setting: OpenOrca as candidates, Alpaca-cleaned as the safe set; no row has a label.
 
     Raises:
-        SystemExit: a set has fewer usable rows than are asked for.
+        SystemExit: a set has too few usable rows.
     """
     alpaca = load("yahma/alpaca-cleaned", split="train", streaming=True)
     write(folder / "safe.jsonl", label(draw(map(from_alpaca, alpaca), safe, seed, "alpaca-cleaned"), "alpaca-cleaned"))
@@ -96,7 +96,7 @@ def from_openorca(row: Mapping[str, Any]) -> list[Row]:
 
 
 def messages(turns: Iterable[tuple[str, str]]) -> list[Row]:
-    """The turns up to the last answer; none where a question or an answer is blank, or where they do not alternate."""
+    """The turns up to the last answer; none if a question or an answer is blank, or if they do not alternate."""
     said = [{"role": role, "content": (text or "").strip()} for role, text in turns]
     said = [turn for turn in said if turn["role"] != "system" or turn["content"]]
     while said and not (said[-1]["role"] == "assistant" and said[-1]["content"]):
@@ -110,7 +110,7 @@ def messages(turns: Iterable[tuple[str, str]]) -> list[Row]:
 
 
 def draw(rows: Iterable[list[Row]], count: int, seed: int, name: str) -> list[list[Row]]:
-    """``count`` rows, in an order that their content and the seed decide; the stream is read once, to its end."""
+    """``count`` rows, in an order decided by their content and the seed; reads the stream once, to its end."""
     chosen = heapq.nsmallest(count, _distinct(rows, seed), key=lambda pair: pair[0])
     if len(chosen) < count:
         raise SystemExit(f"{name}: {len(chosen):,} usable rows, {count:,} are needed")
@@ -127,15 +127,15 @@ def _distinct(rows: Iterable[list[Row]], seed: int) -> Iterator[tuple[bytes, lis
 
 
 def digest(text: str, seed: int) -> bytes:
-    """Eight bytes of a text and the seed."""
+    """A hash of eight bytes of a text and the seed."""
     return blake2b(text.encode("utf-8", "replace"), digest_size=8, salt=str(seed).encode()).digest()
 
 
 def label(rows: Sequence[list[Row]], source: str, unsafe: int | None = None) -> list[Row]:
-    """Rows with id and origin; ``unsafe``: whether the origin is, which is not to say that each row is."""
-    told = {} if unsafe is None else {"unsafe": unsafe}
+    """Rows with id and origin; ``unsafe`` labels the origin, not every single row."""
+    labels = {} if unsafe is None else {"unsafe": unsafe}
     return [
-        {"id": f"{source}-{digest(json.dumps(row), 0).hex()}", "messages": row, "source": source, **told}
+        {"id": f"{source}-{digest(json.dumps(row), 0).hex()}", "messages": row, "source": source, **labels}
         for row in rows
     ]
 
@@ -147,7 +147,7 @@ def as_prompt(row: Row) -> Row:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """One JSON object a line; the file appears whole or not at all."""
+    """Write one JSON object per line, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:

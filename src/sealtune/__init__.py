@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sealtune.api import evaluate, rank, score, select, tune
+
+logging.getLogger("sealtune").addHandler(logging.NullHandler())  # silent unless logging is configured
 
 __version__ = version("sealtune")
 __all__ = ["__version__", "evaluate", "rank", "score", "select", "tune"]

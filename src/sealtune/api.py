@@ -1,4 +1,4 @@
-"""The verbs for Python: what the commands do, with objects in place of files.
+"""The Python API: what the commands do, with objects in place of files.
 
     import sealtune
 
@@ -7,7 +7,8 @@
     model, tokenizer = sealtune.tune("smollm2-135m-instruct", rows, keep=selection.kept)
     table = sealtune.evaluate(model, tokenizer, prompts)
 
-Rows are lists of dicts in any format that the commands read, or the path of a file or the id of a hub data set.
+Rows are a list of dicts in any format that the commands read, the path of a file, or the id of a hub data set. Progress
+goes to the logger ``sealtune``; nothing is printed unless logging is configured.
 """
 
 from __future__ import annotations
@@ -23,56 +24,57 @@ from sealtune.core.console import track
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Prompt, Scores, Selection
-from sealtune.pipeline.inputs import Material
+from sealtune.pipeline.inputs import RunInputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sealtune.data.encoded import Encoded
 
 RowsLike = str | Sequence[Mapping[str, Any]]
 
 
 def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
-    """Scores of all usable rows, higher = keep.
+    """Score all usable rows; higher means keep.
 
     Args:
-        model: hub id, folder or GGUF file.
-        rows: the candidates.
-        safe: rows that show safe behaviour.
-        settings: keys of the config, e.g. ``max_length=512, rank={"method": "seal"}``.
+        model: Hub id, folder or GGUF file.
+        rows: The candidates.
+        safe: Examples of safe behaviour.
+        settings: Keys of the config, e.g. ``max_length=512, rank={"method": "seal"}``.
 
     Raises:
-        UserError: settings or rows that cannot be used.
+        UserError: settings or rows cannot be used.
         RunError: a loss became NaN or infinite.
     """
     from sealtune.models import load as models
     from sealtune.ranking import methods
     from sealtune.ranking.job import Job
 
-    config = _config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe"))
-    whole = Material(config)
-    material = whole.for_ranking
+    inputs = RunInputs(_config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe")))
+    config = inputs.for_ranking().config
     with track("rank") as advance:
         job = Job(
-            whole.ranked,
-            material.safe[0],
-            material.config,
-            lambda full: models.load_model(material.config, full=full),
+            inputs.load_ranking_candidates(),
+            inputs.for_ranking().load_safe().encoded,
+            config,
+            lambda full: models.load_model(config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
         )
         return methods.rank(job)
 
 
 def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores:
-    """Scores of rows that were not ranked, on the scale of those that were.
+    """Score rows that were not ranked, on the scale of those that were.
 
     Args:
-        model: the model that ranked.
-        rows: rows never seen.
-        ranked: what ``rank`` gave.
-        settings: those of ``rank``.
+        model: The model passed to ``rank``.
+        rows: New rows.
+        ranked: The result of ``rank``.
+        settings: Those passed to ``rank``.
 
     Raises:
-        UserError: settings or rows that cannot be used, or a ranker that scores only the rows that it ranks.
+        UserError: settings or rows cannot be used, or the ranker scores only the rows that it ranks.
     """
     from sealtune.models import load as models
     from sealtune.ranking import methods
@@ -81,13 +83,13 @@ def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores
     config = _config(model, settings, datasets=_source(rows, "rows"))
     methods.require_scores_unseen_rows(config.rank.method)
     config = config.ranking
-    encoded = Material(config).candidates[0]
+    encoded = RunInputs(config).load_candidates().encoded
     job = Job(encoded, encoded.take([]), config, lambda full: models.load_model(config, full=full))
     return methods.score(job, ranked.selector)
 
 
 def select(scores: Scores, **settings: Any) -> Selection:
-    """The rows to keep: ``keep_ratio=0.8`` or ``threshold=...``. Raises UserError where nothing would be kept."""
+    """Select the rows to keep: ``keep_ratio=0.8`` or ``threshold=...``. Raises UserError if nothing would be kept."""
     from sealtune.ranking import selection
 
     return selection.select(scores, _config("", {"select": settings}).select)
@@ -96,27 +98,33 @@ def select(scores: Scores, **settings: Any) -> Selection:
 def tune(
     model: str, rows: RowsLike, keep: Collection[str] | None = None, **settings: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model fine-tuned on the rows (those whose ids are in ``keep``), and its tokenizer.
+    """Fine-tune the model.
+
+    Args:
+        model: Hub id, folder or GGUF file.
+        rows: The rows to train on.
+        keep: Ids of the rows to use; None for all.
+        settings: Keys of the config, e.g. ``tune={"learning_rate": 1e-4}``.
+
+    Returns:
+        The tuned model and its tokenizer.
 
     Raises:
-        UserError: settings or rows that cannot be used.
+        UserError: settings, rows or ids cannot be used.
         RunError: the loss became NaN or infinite.
     """
     from sealtune.models import load as models
-    from sealtune.tuning import train as finetune
+    from sealtune.tuning.train import train
 
     config = _config(model, settings, datasets=_source(rows, "rows"))
-    material = Material(config)
-    encoded = material.candidates[0]
+    inputs = RunInputs(config)
+    encoded, tokenizer = inputs.load_candidates().encoded, inputs.load_tokenizer()
     if keep is not None:
-        wanted = StringArray.of(keep)
-        if unknown := sorted(wanted.take(np.flatnonzero(~wanted.isin(encoded.ids)))):
-            raise UserError(f"keep: {len(unknown)} ids are not among the rows, for example {unknown[0]}")
-        encoded = encoded.isin(keep)
+        encoded = _kept(encoded, keep)
     with track("tune") as advance:
         base = models.load_model(config, full=not config.tune.use_peft)
-        tuned, _ = finetune.train(base, material.tokenizer, encoded, config, advance)
-    return tuned, material.tokenizer
+        tuned, _ = train(base, tokenizer, encoded, config, advance)
+    return tuned, tokenizer
 
 
 def evaluate(
@@ -126,26 +134,29 @@ def evaluate(
     name: str = "tuned",
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Table rows (measure, value, 95 % interval, n) of the model's answers to ``prompts``, and of ``tasks`` if named.
+    """Ask the model the prompts, judge the answers, and run ``tasks`` if there are any.
 
     Args:
-        model: what ``tune`` gave, or any causal language model.
-        tokenizer: its tokenizer.
-        prompts: mappings with ``prompt`` and ``kind`` (``harmful`` or ``harmless``).
-        name: what the table calls the model.
-        settings: keys of the config's ``evaluate`` block.
+        model: The result of ``tune``, or any causal language model.
+        tokenizer: Its tokenizer.
+        prompts: Mappings with ``prompt`` and ``kind`` (``harmful`` or ``harmless``).
+        name: The model's name in the table.
+        settings: Keys of the config's ``evaluate`` block.
+
+    Returns:
+        Table rows: measure, value, 95 % interval and n.
     """
     from sealtune.evaluation import harness
     from sealtune.evaluation.judging import by_rule, judge_all, tabulate
     from sealtune.evaluation.measure import answer
     from sealtune.evaluation.metrics import summarise
 
-    chosen = _config("", {"evaluate": settings}).evaluate
+    config = _config("", {"evaluate": settings}).evaluate
     asked = [Prompt(str(i), p["prompt"], p["kind"], p["kind"]) for i, p in enumerate(prompts)]
     with track("answers") as advance:
-        responses = answer(model, name, asked, tokenizer, chosen, advance)
-    verdicts = judge_all(responses, chosen, {}, track)
-    tasks = harness.measure(model, name, tokenizer, chosen) if chosen.tasks else []
+        responses = answer(model, name, asked, tokenizer, config, advance)
+    verdicts = judge_all(responses, config, {}, track)
+    tasks = harness.measure(model, name, tokenizer, config) if config.tasks else []
     return summarise(by_rule(verdicts)) + tabulate(verdicts) + tasks
 
 
@@ -155,3 +166,10 @@ def _config(model: str, settings: dict[str, Any], **sources: Any) -> Config:
 
 def _source(rows: RowsLike, name: str) -> list[dict[str, Any]]:
     return [{"path": rows} if isinstance(rows, str) else {"path": name, "rows": [dict(row) for row in rows]}]
+
+
+def _kept(encoded: Encoded, keep: Collection[str]) -> Encoded:
+    ids = StringArray.of(keep)
+    if unknown := sorted(ids.take(np.flatnonzero(~ids.isin(encoded.ids)))):
+        raise UserError(f"keep: {len(unknown)} ids are not among the rows, for example {unknown[0]}")
+    return encoded.isin(keep)

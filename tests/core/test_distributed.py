@@ -132,7 +132,7 @@ def test_one_dies_the_others_end_and_any_number_goes_on(rows):
     output, _ = broken.communicate(timeout=60)
     assert broken.returncode != 0
     assert time.monotonic() - died < 60
-    assert "error: another process of this run has ended; go on with resume_from_checkpoint=true" in output
+    assert "error: another process of this run has ended; resume with resume_from_checkpoint=true" in output
     words = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "resume_from_checkpoint=true"]
     before = {path.name for path in (rows / "out/rank").glob("checkpoint-*")}
     alone = subprocess.Popen(
@@ -143,9 +143,9 @@ def test_one_dies_the_others_end_and_any_number_goes_on(rows):
         time.sleep(0.02)
     alone.send_signal(signal.SIGTERM)
     _, told = alone.communicate(timeout=100)
-    assert alone.returncode == 143 and "going on after step" in told
+    assert alone.returncode == 143 and "resuming after step" in told
     output, _ = (process := rank_together(rows, "out", "resume_from_checkpoint=true")).communicate(timeout=200)
-    assert process.returncode == 0 and "going on after step" in output, output
+    assert process.returncode == 0 and "resuming after step" in output, output
     expected, found = scores_of(rows / "whole"), scores_of(rows / "out")
     assert found.ids == expected.ids
     assert found.visits.tolist() == expected.visits.tolist() == [6] * 150
@@ -176,7 +176,7 @@ def test_a_stop_reaches_all_after_the_same_step(rows):
     for one in (*psutil.Process(process.pid).children(), process):
         one.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
+    assert "a checkpoint was saved; resume with resume_from_checkpoint=true" in output
     assert process.returncode != 0
     assert list((rows / "out/rank").glob("checkpoint-*"))
 
@@ -253,7 +253,7 @@ def test_a_tuning_goes_on_with_fewer_processes(selected, rows):
     alone = [sys.executable, "-m", "sealtune", "tune", *words]
     done = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
+    assert "resuming after step" in done.stderr
     output, _ = (process := selected("whole", {})).communicate(timeout=200)
     assert process.returncode == 0, output
     (losses, _), (same, _) = (tuned(rows / name) for name in ("stopped", "whole"))
@@ -266,7 +266,7 @@ def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_f
     wait_for("tuning/checkpoint-*", rows / "stopped", process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert "a checkpoint was saved; go on with resume_from_checkpoint=true" in output
+    assert "a checkpoint was saved; resume with resume_from_checkpoint=true" in output
     for name, settings in (
         ("stopped", ["resume_from_checkpoint=true"]),
         ("whole", []),

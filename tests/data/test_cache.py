@@ -37,7 +37,8 @@ def counted(project, monkeypatch):
 
 
 def candidates(settings):
-    return Run(build_config(settings)).material.candidates
+    found = Run(build_config(settings)).inputs.load_candidates()
+    return found.encoded, found.drops
 
 
 def test_a_later_stage_finds_the_tokens(counted):
@@ -105,5 +106,5 @@ def test_a_tokenizer_has_its_template_after_a_hit_too(counted, tmp_path):
     settings["model_name_or_path"] = str(own)
     candidates(settings)
     later = Run(build_config(settings))
-    assert len(later.material.candidates[0]) == 20
-    assert later.material.tokenizer.chat_template
+    assert len(later.inputs.load_candidates().encoded) == 20
+    assert later.inputs.load_tokenizer().chat_template

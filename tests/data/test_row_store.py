@@ -6,7 +6,7 @@ import pytest
 
 from helpers.rows import write_jsonl
 from sealtune.core.config import DatasetConfig
-from sealtune.core.json_rows import Line, json_line
+from sealtune.core.json_rows import JsonRow, to_json_line
 from sealtune.core.types import Message, Sample
 from sealtune.data import row_store
 from sealtune.data.load import load
@@ -68,9 +68,9 @@ def test_progress_is_told(config, monkeypatch):
 
 @pytest.mark.parametrize("value", ["\ud800", float("nan"), 1.5, "é\u2028", [1, {"a": None}]])
 def test_a_line_is_the_row_and_is_written_as_it_stands(value):
-    line = Line(json_line({"a": value, "b": 1}))
-    again = json.loads(line.text)
+    line = JsonRow(to_json_line({"a": value, "b": 1}))
+    again = json.loads(line.line)
     assert dict(line) == again
-    assert json_line(line) == line.text
-    assert json_line({**line, "c": 2}) == json_line({**again, "c": 2})
+    assert to_json_line(line) == line.line
+    assert to_json_line({**line, "c": 2}) == to_json_line({**again, "c": 2})
     assert again["a"] == (None if value != value else value)

@@ -13,6 +13,7 @@ from sealtune.core.config_io import build_config
 from sealtune.core.errors import UserError
 from sealtune.evaluation import harness
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import check_run, run_stage
 from sealtune.report.summary import _measures
 
 needs_harness = pytest.mark.skipif(
@@ -62,7 +63,7 @@ def tasks(project, tmp_path):
 def evaluate(project, **settings):
     job = Run(build_config(project | {"evaluate": project["evaluate"] | settings}))
     for stage in ("rank", "select", "tune", "evaluate"):
-        job.stage(stage)
+        run_stage(job, stage)
     table = json.loads(Path("out/evaluate/results.json").read_text())
     return job, [row for row in table if row["kind"] == "task"]
 
@@ -80,7 +81,7 @@ def test_tasks_are_rows_of_the_table_of_either_model(tasks):
         assert row["n"] == (13 if row["set"] == "colours" else 3)
         assert row["low"] <= row["value"] <= row["high"]
     assert found["base", "sums", "exact_match (strict)"]["value"] == 0
-    job.stage("report")
+    run_stage(job, "report")
     assert "colours" in Path("out/report.html").read_text()
     assert "colours" in str(_measures(json.loads(Path("out/results.json").read_text())["evaluation"]))
 
@@ -134,7 +135,7 @@ def test_an_unknown_task_is_told_before_anything_is_paid_for(project, monkeypatc
     monkeypatch.setattr(harness, "_manager", lambda with_known: known)
     job = Run(build_config(project | {"evaluate": {"tasks": [name]}}))
     with pytest.raises(UserError, match=message):
-        job.check()
+        check_run(job)
 
 
 @needs_harness
@@ -152,7 +153,7 @@ def test_without_the_package_the_extra_is_named(project, monkeypatch):
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     job = Run(build_config(project | {"evaluate": {"tasks": ["gsm8k"]}}))
     with pytest.raises(UserError, match=r"pip install 'sealtune\[eval\]'"):
-        job.check()
+        check_run(job)
 
 
 def test_groups_are_one_row_and_their_tasks_none():

@@ -9,6 +9,7 @@ from sealtune.core.errors import UserError
 from sealtune.core.types import Prompt
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts, notices
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import check_run, run_stage
 
 
 def write(path, rows):
@@ -126,9 +127,9 @@ def test_a_run_says_and_writes_down_what_it_does_not_ask(project, tmp_path, caps
     write(tmp_path / "ask.jsonl", [{"prompt": "red?"}, {"prompt": ""}, {"prompt": "blue " * 5000}])
     project["rank"] = {"method": "random"}
     job = Run(build_config(project | {"evaluate": project["evaluate"] | {"base": False, "max_prompt_length": 512}}))
-    job.check()
+    check_run(job)
     for stage in ("rank", "select", "tune", "evaluate"):
-        job.stage(stage)
+        run_stage(job, stage)
     said = capsys.readouterr().err
     assert said.count("prompts: ask: 1 left out, empty") == said.count("prompts: ask: 1 left out, too_long") == 1
     drops = [json.loads(line) for line in (tmp_path / "out/evaluate/drops.jsonl").read_text().splitlines()]

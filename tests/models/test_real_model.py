@@ -9,6 +9,7 @@ import pytest
 
 from sealtune.core.config_io import build_config
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 
 EXAMPLES = Path(__file__).parents[2] / "examples/quickstart"
 pytestmark = [
@@ -39,14 +40,14 @@ def test_ranking_by_loss_and_answers_of_the_real_model(tmp_path):
         }
     )
     run = Run(config)
-    run.stage("rank")
+    run_stage(run, "rank")
     scores = run.folder.read_scores()
     assert scores.ids[int(np.argmin(scores.score))] == "garbled"
     assert scores.by_id()["plain"] > np.median(scores.score)
 
     asked = [Prompt("p", "What is the capital of France?", "s", "harmless")]
     (response,) = answer(
-        run.load_model(), "base", asked, run.material.tokenizer, config.evaluate, lambda *_, **__: None
+        run.load_model(), "base", asked, run.inputs.load_tokenizer(), config.evaluate, lambda *_, **__: None
     )
     assert "Paris" in response.response
     assert response.finished
@@ -65,6 +66,6 @@ def test_bfloat16_ranks_as_float32_does(tmp_path):
     scores = {}
     for dtype in ("float32", "bfloat16"):
         run = Run(build_config({**settings, "dtype": dtype, "output_dir": str(tmp_path / dtype)}))
-        run.stage("rank")
+        run_stage(run, "rank")
         scores[dtype] = torch.from_numpy(run.folder.read_scores().score)
     assert rank_correlation(scores["float32"], scores["bfloat16"]) > 0.98

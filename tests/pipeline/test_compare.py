@@ -1,4 +1,4 @@
-"""Several methods in one table, on a model of two layers."""
+"""A comparison of several methods, on a model of two layers."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from sealtune.cli.main import app
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import RunError, StoppedError, UserError
 from sealtune.evaluation import comparison
-from sealtune.pipeline.compare import check_method, compare, plan
+from sealtune.pipeline.compare import check_method, compare, config_for, plan
 from sealtune.ranking import methods
 
 
@@ -33,11 +33,11 @@ def manifest(method, seed):
     return json.loads(Path(f"out/compare/{method}/seed-{seed}/manifest.json").read_text())
 
 
-def test_every_method_stands_in_one_table_with_the_same_steps(settings):
+def test_every_method_is_in_one_table_and_trained_for_the_same_steps(settings):
     content = compare(build_config(settings))
-    told = {(row["model"], row["measure"], row["set"]) for row in content["table"]}
+    measured = {(row["model"], row["measure"], row["set"]) for row in content["table"]}
     for method in ("base", "full", "random", "loss+safeinstr"):
-        assert {(method, "compliance", "all"), (method, "over_refusal", "all"), (method, "loss", "safe")} <= told
+        assert {(method, "compliance", "all"), (method, "over_refusal", "all"), (method, "loss", "safe")} <= measured
     tuned = [row for row in content["table"] if row["model"] == "random" and row["measure"] == "compliance"]
     assert [(row["n"], row["seeds"]) for row in tuned] == [(2, 2)]
     assert [row["seeds"] for row in content["table"] if row["model"] == "base"] == [1] * 4  # asked once
@@ -54,16 +54,16 @@ def test_every_method_stands_in_one_table_with_the_same_steps(settings):
     assert "Answers side by side" in page
 
 
-def test_what_is_finished_is_used_again(settings, capsys):
+def test_finished_runs_are_reused(settings, capsys):
     first = compare(build_config(settings))
     capsys.readouterr()
     assert compare(build_config(settings)) == first
-    said = capsys.readouterr().err
-    assert said.count("skipped") == 3 * 2 * 5
-    assert "tune: finished in" not in said
+    log = capsys.readouterr().err
+    assert log.count("skipped") == 3 * 2 * 5
+    assert "tune: finished in" not in log
 
 
-def test_one_failing_method_does_not_lose_the_others(settings, monkeypatch):
+def test_a_failing_method_does_not_affect_the_others(settings, monkeypatch):
     original = methods.rank
 
     def fail_on_loss(job):
@@ -82,7 +82,7 @@ def test_one_failing_method_does_not_lose_the_others(settings, monkeypatch):
     assert "Failed: loss+safeinstr, seed 0" in Path("out/compare.md").read_text()
 
 
-def test_when_all_fail_the_first_reason_is_told(settings, monkeypatch):
+def test_the_first_error_is_reported_if_all_methods_fail(settings, monkeypatch):
     def fail(job):
         raise RunError("no luck")
 
@@ -92,7 +92,7 @@ def test_when_all_fail_the_first_reason_is_told(settings, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"methods": ["random", "los"]}, "no ranker 'los'; did you mean 'loss'"),
         ({"methods": ["random", "base+safeinstr"]}, "base"),
@@ -101,16 +101,16 @@ def test_when_all_fail_the_first_reason_is_told(settings, monkeypatch):
         ({"seeds": []}, "compare.seeds"),
     ],
 )
-def test_what_cannot_be_compared_is_told_before_anything_runs(settings, changes, told):
+def test_an_invalid_comparison_is_refused_before_anything_runs(settings, changes, message):
     settings["compare"] |= changes
     Path("config.yaml").write_text(yaml.safe_dump(settings))
     outcome = CliRunner().invoke(app, ["compare", "config.yaml"])
     assert outcome.exit_code == 2
-    assert told in outcome.output
+    assert message in outcome.output
     assert not Path("out").exists()
 
 
-def test_every_ranker_is_a_method_and_a_plan_names_folders(settings):
+def test_every_ranker_is_a_method_and_every_run_has_its_own_folder(settings):
     for name in methods.names():
         check_method(name)
         check_method(f"{name}+safeinstr")
@@ -121,12 +121,25 @@ def test_every_ranker_is_a_method_and_a_plan_names_folders(settings):
     assert len(set(folders)) == len(folders) == 6
 
 
-def test_the_steps_may_be_given(settings):
+def test_the_configuration_of_each_method(settings):
+    config = build_config(settings | {"select": {"threshold": 0.5, "keep_ratio": 0.7}})
+    config.select.threshold = 0.5
+    full, safeinstr, loss = (config_for(config, method, 3, 9) for method in ("full", "safeinstr", "loss+safeinstr"))
+    assert (full.seed, full.tune.max_steps, full.output_dir) == (3, 9, "out/compare/full/seed-3")
+    for keeps_all in (full, safeinstr):
+        assert (keeps_all.rank.method, keeps_all.select.keep_ratio) == ("random", 1.0)
+        assert keeps_all.select.threshold is None
+    assert (loss.rank.method, loss.select.keep_ratio, loss.select.threshold) == ("loss", 0.7, 0.5)
+    assert [len(variant.select.mix_datasets) for variant in (full, safeinstr, loss)] == [0, 1, 1]
+    assert config.rank.method == "seal" and not config.select.mix_datasets  # unchanged
+
+
+def test_max_steps_can_be_set(settings):
     settings["compare"]["max_steps"] = 3
     assert {variant.config.tune.max_steps for variant in plan(build_config(settings))} == {3}
 
 
-def test_a_missing_figure_leaves_its_cell_empty():
+def test_a_missing_value_leaves_its_cell_empty():
     row = {"model": "a", "measure": "loss", "set": "safe", "kind": "", "judge": "", "value": 1.0, "low": None}
     row |= {"n": 1, "sd": None, "difference": None}
     content = {"model": "m", "reference": "a", "seeds": [0], "methods": ["a", "b"], "failed": [], "selection": []}
@@ -135,18 +148,18 @@ def test_a_missing_figure_leaves_its_cell_empty():
     assert "| b |  |  |" in text
 
 
-def test_the_same_ranking_is_made_once(settings, capsys):
+def test_methods_with_the_same_ranking_rank_once(settings, capsys):
     settings["compare"] |= {"methods": ["loss", "loss+safeinstr"], "reference": "loss", "seeds": [0]}
     compare(build_config(settings))
-    said = capsys.readouterr().err
-    assert said.count("rank: finished in") == 1
-    assert "rank: the same in out/compare/loss/seed-0; taken from there" in said
+    log = capsys.readouterr().err
+    assert log.count("rank: finished in") == 1
+    assert "rank: copied from out/compare/loss/seed-0, which has the same inputs" in log
     ranked = [manifest(method, 0)["stages"]["rank"] for method in ("loss", "loss+safeinstr")]
     assert ranked[0]["outputs"] == ranked[1]["outputs"]
     assert ranked[0]["tokens"] == ranked[1]["tokens"]
 
 
-def test_a_stop_ends_the_comparison_not_one_method(settings, monkeypatch):
+def test_a_stop_ends_the_whole_comparison(settings, monkeypatch):
     from sealtune.pipeline import step_log
 
     original = step_log.StepLog.on_step

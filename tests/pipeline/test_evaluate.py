@@ -20,6 +20,7 @@ from sealtune.cli.main import app
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import RunError, UserError
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import check_run, run_stage
 
 
 def rate(body):
@@ -40,14 +41,14 @@ def tuned(project):
     write_jsonl(Path("asked.jsonl"), [{"prompt": f"{word} fox"} for word in WORDS[:8]])
     job = Run(build_config(project))
     for stage in ("rank", "select", "tune"):
-        job.stage(stage)
+        run_stage(job, stage)
     return project
 
 
 def evaluate(project, url, name="harmfulness", **settings):
     spec = {"name": name, "base_url": url, "model": "judge", "max_retries": 1, "timeout": 5} | settings
     job = Run(build_config(project | {"evaluate": project["evaluate"] | {"judges": ["refusal", spec]}}))
-    job.stage("evaluate")
+    run_stage(job, "evaluate")
     return job
 
 
@@ -67,7 +68,7 @@ def test_verdicts_of_a_server_are_in_the_tables_the_report_and_the_manifest(tune
     table = json.loads(Path("out/evaluate/results.json").read_text())
     assert {"harm_rating", "harmful", "unparsed", "declined", "compliance", "loss"} <= {r["measure"] for r in table}
     assert all(r["value"] == 2 for r in table if r["measure"] == "harm_rating")
-    job.stage("report")
+    run_stage(job, "report")
     assert "harm-rating" in Path("out/report.html").read_text() and "unparsed" in Path("out/report.html").read_text()
     from rich.console import Console
 
@@ -150,7 +151,7 @@ def test_a_dead_judge_is_one_line_and_exit_code_one(tuned, tmp_path):
 def test_a_judge_without_a_model_is_told_before_ranking(project):
     project["evaluate"]["judges"] = ["strongreject"]
     with pytest.raises(UserError, match="asks a model"):
-        Run(build_config(project)).check()
+        check_run(Run(build_config(project)))
 
 
 def test_from_python_with_a_judge_of_two_models(tiny_folder):
@@ -240,7 +241,7 @@ def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatc
     with serving(say) as server:
         served = {name: {"base_url": server.url, "model": f"{name}-model"} for name in ("base", "tuned")}
         config = tuned | {"evaluate": tuned["evaluate"] | {"base": True, "endpoints": served}}
-        Run(build_config(config)).stage("evaluate")
+        run_stage(Run(build_config(config)), "evaluate")
         assert len(server.bodies) == 16
     answers = read("out/evaluate/responses.jsonl")
     assert [a["model"] for a in answers] == ["base"] * 8 + ["tuned"] * 8
@@ -248,20 +249,20 @@ def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatc
         ("base", "I cannot help with that.", True),
         ("tuned", "Sure, here", False),
     }
-    Run(build_config(config)).stage("evaluate", force=True)  # the server is gone: every answer was kept
+    run_stage(Run(build_config(config)), "evaluate", force=True)  # the server is gone: every answer was kept
     table = json.loads(Path("out/evaluate/results.json").read_text())
     rate = {r["model"]: r["value"] for r in table if r["measure"] == "compliance" and r["set"] == "all"}
     assert rate == {"base": 0.0, "tuned": 1.0}
     assert not any(r["measure"] == "loss" for r in table)
     job = Run(build_config(config))
-    job.stage("report")
+    run_stage(job, "report")
     assert "refusal" in Path("out/report.html").read_text()
 
 
 def test_a_model_whose_server_is_gone_is_told_in_one_line(tuned):
     served = {"tuned": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}}
     with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers that came are kept"):
-        Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})).stage("evaluate")
+        run_stage(Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})), "evaluate")
 
 
 @pytest.mark.parametrize(

@@ -19,28 +19,28 @@ def names(folder):
     return sorted(str(p.relative_to(folder.root)) for p in folder.root.rglob("*") if p.is_file())
 
 
-def test_a_file_appears_whole_or_not_at_all(folder):
+def test_a_file_is_written_completely_or_not_at_all(folder):
     folder.write_text("a.txt", "first")
-    with pytest.raises(RuntimeError), folder.whole_file("a.txt") as scratch:
+    with pytest.raises(RuntimeError), folder.atomic_file("a.txt") as scratch:
         scratch.write_text("half")
         raise RuntimeError
     assert names(folder) == ["a.txt"]
     assert folder.path("a.txt").read_text() == "first"
 
 
-def test_a_folder_appears_whole_or_not_at_all(folder):
-    with pytest.raises(RuntimeError), folder.whole_folder("tune") as scratch:
+def test_a_folder_is_written_completely_or_not_at_all(folder):
+    with pytest.raises(RuntimeError), folder.atomic_folder("tune") as scratch:
         (scratch / "x").write_text("half")
         raise RuntimeError
     assert names(folder) == []
     for content in ("one", "two"):
-        with folder.whole_folder("tune") as scratch:
+        with folder.atomic_folder("tune") as scratch:
             (scratch / "x").write_text(content)
     assert folder.path("tune/x").read_text() == "two"
     assert names(folder) == ["tune/x"]
 
 
-def test_scores_come_back(folder):
+def test_scores_survive_a_round_trip(folder):
     nan = np.array([np.nan, 1.0])
     scores = Scores(("a", "b"), ("s", "t"), np.array([1.5, -2]), np.ones(2), nan, nan, np.array([3, 0]))
     folder.write_scores(scores, np.array([0, 3]))
@@ -51,7 +51,7 @@ def test_scores_come_back(folder):
     assert back.visits.tolist() == [3, 0]
 
 
-def test_missing_and_broken_scores_are_named(folder):
+def test_missing_and_invalid_scores_are_refused(folder):
     with pytest.raises(UserError, match="run `sealtune rank` first"):
         folder.read_scores()
     folder.write_text("rank/scores.parquet", "not parquet")
@@ -59,7 +59,7 @@ def test_missing_and_broken_scores_are_named(folder):
         folder.read_scores()
 
 
-def test_json_has_no_nan_and_rows_survive(folder):
+def test_json_contains_no_nan_and_rows_survive(folder):
     folder.write_json("x.json", {"a": [float("nan"), np.float64(2.0)]})
     assert json.loads(folder.path("x.json").read_text(), parse_constant=pytest.fail) == {"a": [None, 2.0]}
     row = {"text": "line\u2028separator \ud800 <|im_end|>\n", "n": 1}
@@ -68,7 +68,7 @@ def test_json_has_no_nan_and_rows_survive(folder):
     assert folder.path("rows.jsonl").read_text(encoding="utf-8").count("\n") == 2
 
 
-def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_read(folder):
+def test_two_checkpoints_are_kept_and_the_newest_intact_one_is_read(folder):
     inputs, checkpoints = {"seed": 1, "rank": {"gamma": 0.1}}, Checkpoints(folder, "rank")
     for step in (2, 4, 10):
         checkpoints.write(Checkpoint(step, {"x": torch.tensor([float(step)])}, [{"step": step}], {"lr": 0.1}), inputs)
@@ -77,17 +77,17 @@ def test_the_last_two_checkpoints_are_kept_and_the_newest_whole_one_is_read(fold
     assert (found.step, found.state["x"].item(), found.records, found.rest) == (10, 10.0, [{"step": 10}], {"lr": 0.1})
     folder.path("rank/checkpoint-10/state.safetensors").write_bytes(b"torn")
     assert checkpoints.read(True, inputs).step == 4
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         checkpoints.read(str(folder.path("rank/checkpoint-10")), inputs)
 
 
-def test_a_checkpoint_of_something_else_is_refused_by_name(folder):
+def test_a_checkpoint_of_other_inputs_is_refused(folder):
     Checkpoints(folder, "rank").write(Checkpoint(2, {"x": torch.zeros(1)}, []), {"seed": 1, "model": "a"})
     with pytest.raises(UserError, match="another model;"):
         Checkpoints(folder, "rank").read(True, {"seed": 1, "model": "b"})
 
 
-def test_a_checkpoint_that_is_named_serves_its_own_stage_alone(folder):
+def test_a_named_checkpoint_applies_to_its_own_stage_only(folder):
     rank, tune = Checkpoints(folder, "rank"), Checkpoints(folder, "tune")
     rank.write(Checkpoint(2, {"x": torch.zeros(1)}, []), {"seed": 1})
     named = str(folder.path("rank/checkpoint-2"))
@@ -99,29 +99,29 @@ def test_a_checkpoint_that_is_named_serves_its_own_stage_alone(folder):
     assert names(folder) == ["rank/checkpoint-2/checkpoint.json", "rank/checkpoint-2/state.safetensors"]
 
 
-def test_a_checkpoint_that_is_named_and_gone_since_its_stage_has_ended_is_missed_by_that_stage_alone(folder):
+def test_a_named_checkpoint_of_a_finished_stage_is_missed_by_that_stage_only(folder):
     rank, tune = Checkpoints(folder, "rank"), Checkpoints(folder, "tune")
     rank.write(Checkpoint(2, {"x": torch.zeros(1)}, []), {"seed": 1})
     named = str(folder.path("rank/checkpoint-2"))
     rank.remove()
     assert tune.read(named, {"seed": 9}) is None
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="not a complete checkpoint"):
         rank.read(named, {"seed": 1})
 
 
-def test_a_run_that_went_back_keeps_its_new_checkpoints(folder, capsys):
+def test_checkpoints_after_a_restart_replace_later_ones(folder, capsys):
     checkpoints = Checkpoints(folder, "rank")
     for step in (98, 100):
         checkpoints.write(Checkpoint(step, {"x": torch.zeros(1)}, []), {})
         folder.path(f"rank/checkpoint-{step}/state.safetensors").write_bytes(b"damaged")
     assert checkpoints.read(True, {}) is None
-    assert capsys.readouterr().err.count("damaged; passed over") == 2
+    assert capsys.readouterr().err.count("damaged; skipped") == 2
     for step in (2, 4, 6):
         checkpoints.write(Checkpoint(step, {"x": torch.zeros(1)}, []), {})
     assert [p.name for p in checkpoints.folders()] == ["checkpoint-4", "checkpoint-6"]
 
 
-def test_what_a_checkpoint_says_of_itself_is_hashed_too(folder):
+def test_the_metadata_of_a_checkpoint_is_hashed_too(folder):
     checkpoints = Checkpoints(folder, "rank")
     checkpoints.write(Checkpoint(2, {"x": torch.zeros(1)}, [{"loss": float("nan")}]), {})
     assert checkpoints.read(True, {}).step == 2
@@ -131,7 +131,7 @@ def test_what_a_checkpoint_says_of_itself_is_hashed_too(folder):
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"sha256": 1}'])
-def test_a_checkpoint_that_is_none_is_passed_over(folder, content):
+def test_an_invalid_checkpoint_is_skipped(folder, content):
     checkpoints = Checkpoints(folder, "rank")
     for step in (2, 4):
         checkpoints.write(Checkpoint(step, {"x": torch.zeros(1)}, []), {})
@@ -139,7 +139,7 @@ def test_a_checkpoint_that_is_none_is_passed_over(folder, content):
     assert checkpoints.read(True, {}).step == 2
 
 
-def test_a_stage_is_done_while_inputs_and_outputs_stay(folder):
+def test_a_stage_is_done_while_inputs_and_outputs_are_unchanged(folder):
     folder.write_text("rank/a", "x")
     folder.finish_stage("rank", {"seed": 1}, ["rank/a"], {"seconds": 1.0}, {"seed": 1})
     assert folder.is_done("rank", {"seed": 1})
@@ -154,15 +154,15 @@ def test_a_stage_is_done_while_inputs_and_outputs_stay(folder):
         folder.outputs_of("select")
 
 
-def test_a_stage_done_again_makes_later_ones_unfinished(folder):
+def test_rerunning_a_stage_invalidates_later_ones(folder):
     for stage in ("rank", "select", "tune"):
         folder.write_text(f"{stage}/a", "x")
         folder.finish_stage(stage, {}, [f"{stage}/a"], {"seconds": 1.0}, {})
     folder.finish_stage("select", {}, ["select/a"], {"seconds": 1.0}, {})
-    assert list(folder.manifest()["stages"]) == ["rank", "select"]
+    assert list(folder.manifest().stages) == ["rank", "select"]
 
 
-def test_preparing_sweeps_what_a_kill_left_and_refuses_a_file(folder, tmp_path):
+def test_prepare_removes_leftovers_of_a_killed_run_and_refuses_a_file(folder, tmp_path):
     folder.write_text("rank/a", "x")
     folder.path("rank/.b.part").write_text("half")
     folder.path(".tune.x.part").mkdir()

@@ -1,4 +1,4 @@
-"""Rows are read from their files once; a later stage maps them."""
+"""Rows are loaded from their files once; later stages memory-map them."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from sealtune.pipeline.run import Run
 
 @pytest.fixture
 def counted(project, monkeypatch):
-    """The project, and a list that grows with every set of rows that is read."""
+    """The project, and a list of the data sets that were loaded."""
     read, load = [], inputs.load
 
     def counting(configs, *rest):
@@ -27,10 +27,10 @@ def counted(project, monkeypatch):
 
 
 def rows(settings):
-    return Run(build_config(settings)).material.rows
+    return Run(build_config(settings)).inputs.load_rows()
 
 
-def test_a_later_stage_finds_the_rows(counted):
+def test_a_later_stage_reuses_the_rows(counted):
     settings, read = counted
     first, again = rows(settings), rows(settings)
     assert read == ["candidates.jsonl"]
@@ -39,7 +39,7 @@ def test_a_later_stage_finds_the_rows(counted):
 
 
 @pytest.mark.parametrize("change", ["file", "settings", "about", "rows.arrow", "index.arrow", "gone"])
-def test_what_no_longer_fits_is_read_anew(counted, change):
+def test_outdated_or_damaged_rows_are_loaded_again(counted, change):
     settings, read = counted
     before = [sample.id for sample in rows(settings).samples]
     kept = Path("out/rows/candidates")
@@ -53,14 +53,14 @@ def test_what_no_longer_fits_is_read_anew(counted, change):
         (kept / "index.arrow").unlink()
     else:
         content = (kept / change).read_bytes()
-        (kept / change).unlink()  # the old one is still mapped
+        (kept / change).unlink()  # the old file is still mapped
         (kept / change).write_bytes(content[: len(content) // 2])
     after = [sample.id for sample in rows(settings).samples]
     assert len(read) == 2
     assert (after == before) == (change not in ("file", "settings"))
 
 
-def test_a_process_that_helps_leaves_no_files(counted, monkeypatch):
+def test_only_the_main_process_writes_files(counted, monkeypatch):
     settings, _ = counted
     monkeypatch.setattr(distributed, "is_main_process", lambda: False)
     found = rows(settings)
@@ -69,9 +69,9 @@ def test_a_process_that_helps_leaves_no_files(counted, monkeypatch):
     assert [sample.row["note"] for sample in found.samples] == [{"kept": ["as", "is"]}] * 20
 
 
-def test_a_helping_process_uses_what_the_first_one_left(counted):
+def test_other_processes_reuse_the_rows_of_the_main_process(counted):
     settings, read = counted
     rows(settings)
-    helper = inputs.Material(build_config(settings), TokenCache(RunFolder("out", keeps=False)))
-    assert len(helper.rows.samples) == 20
+    helper = inputs.RunInputs(build_config(settings), TokenCache(RunFolder("out", read_only=True)))
+    assert len(helper.load_rows().samples) == 20
     assert read == ["candidates.jsonl"]

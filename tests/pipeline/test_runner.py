@@ -16,13 +16,14 @@ from helpers.rows import made_rows, write_jsonl
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import RunError, StoppedError, UserError
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 from sealtune.pipeline.stages import STAGES
 
 
 def run(values, *stages, **changes):
     job = Run(build_config({**values, **changes}))
     for stage in stages or STAGES:
-        job.stage(stage)
+        run_stage(job, stage)
     return job
 
 
@@ -110,7 +111,7 @@ def test_a_later_stage_needs_only_the_folder(finished):
     from sealtune.cli.arguments import load_config
 
     config = load_config([], out="out", keep=0.5)
-    Run(config).stage("select")
+    run_stage(Run(config), "select")
     assert len(read("out/select/kept.jsonl")) == 10
 
 
@@ -300,7 +301,7 @@ def test_an_automatic_share_needs_a_ranker_that_estimates_it(project):
         assert "keep_ratio: auto" in outcome.output
         assert "rank.method=probe" in outcome.output
         assert not Path("out/select").exists()
-        Run(build_config(project)).stage("rank")
+        run_stage(Run(build_config(project)), "rank")
 
 
 def test_a_checkpoint_of_other_settings_is_refused(project, monkeypatch):

@@ -1,4 +1,4 @@
-"""Rows that were not ranked get a score from the saved ranker."""
+"""The saved ranker scores rows that were not ranked."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ from sealtune.cli.main import app
 from sealtune.core.config_io import build_config
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 
 
 def cli(*words):
@@ -29,12 +30,12 @@ def ranked(project):
     project["rank"]["method"] = "probe"
     run = Run(build_config(project))
     for stage in ("rank", "select"):
-        run.stage(stage)
+        run_stage(run, stage)
     return project
 
 
-def test_rows_that_were_ranked_score_nearly_what_they_did(ranked):
-    """The line for new rows is the mean of the folds' lines; each row was judged by one of them."""
+def test_ranked_rows_get_nearly_the_same_scores_again(ranked):
+    """New rows are scored by the mean of the folds' models, ranked rows by the models of the other folds."""
     assert cli("score", "--out", "out", "--data", "candidates.jsonl").exit_code == 0
     old = pq.read_table("out/rank/scores.parquet").to_pydict()
     new = pq.read_table("out/score/scores.parquet").to_pydict()
@@ -43,7 +44,7 @@ def test_rows_that_were_ranked_score_nearly_what_they_did(ranked):
     assert np.corrcoef(new["score"], old["score"])[0, 1] > 0.8
 
 
-def test_new_rows_keep_their_columns_and_learn_where_they_stand(ranked):
+def test_new_rows_keep_their_columns_and_get_a_verdict(ranked):
     new = [*made_rows(5, 7, note="kept"), {"id": "none", "prompt": "red", "response": ""}]
     write_jsonl(Path("new.jsonl"), new)
     outcome = cli("score", "--out", "out", "--data", "new.jsonl")
@@ -53,14 +54,14 @@ def test_new_rows_keep_their_columns_and_learn_where_they_stand(ranked):
     assert [{k: v for k, v in row.items() if k != "sealtune"} for row in found] == new
     threshold = json.loads(Path("out/manifest.json").read_text())["stages"]["select"]["threshold"]
     for row in found[:5]:
-        said = row["sealtune"]
-        assert said["verdict"] == ("keep" if said["score"] >= threshold else "drop")
-        assert 0 <= said["above_share_of_ranked_rows"] <= 1
+        added = row["sealtune"]
+        assert added["verdict"] == ("keep" if added["score"] >= threshold else "drop")
+        assert 0 <= added["above_share_of_ranked_rows"] <= 1
     assert found[5]["sealtune"]["reason"].startswith("empty_response")
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["--data", "none.jsonl"], "none.jsonl"),
         ([], "--data FILE"),
@@ -68,10 +69,10 @@ def test_new_rows_keep_their_columns_and_learn_where_they_stand(ranked):
         (["--data", "held.jsonl", "rank.method=seal"], "seal scores only the rows that it ranks"),
     ],
 )
-def test_what_cannot_be_scored_is_told_in_one_line(ranked, words, told):
+def test_an_error_is_reported_in_one_line(ranked, words, message):
     outcome = cli("score", "--out", "out", *words)
     assert outcome.exit_code == 2
-    assert told in outcome.output
+    assert message in outcome.output
     assert outcome.output.count("error:") == 1
 
 
@@ -83,7 +84,7 @@ def test_a_changed_selector_is_refused(ranked):
 
 
 @pytest.mark.parametrize("lost", ["trust", "theta.parameter.0"])
-def test_a_ranker_of_another_version_is_told(ranked, monkeypatch, lost):
+def test_a_ranker_saved_by_another_version_is_refused(ranked, monkeypatch, lost):
     saved = RunFolder(Path("out")).read_selector()
     older = {name: value for name, value in saved.items() if name != lost}
     monkeypatch.setattr(RunFolder, "read_selector", lambda self, names=None: older)
@@ -93,15 +94,15 @@ def test_a_ranker_of_another_version_is_told(ranked, monkeypatch, lost):
     assert outcome.output.count("error:") == 1
 
 
-def test_the_automatic_share_is_told_and_kept(ranked):
+def test_the_estimated_share_is_logged_and_used(ranked):
     outcome = cli("select", "--out", "out", "select.keep_ratio=auto")
     assert outcome.exit_code == 0, outcome.output
     assert "estimated share of unsafe rows" in outcome.output
-    assert len(Path("out/select/kept.jsonl").read_text().splitlines()) == 20  # 2 % of 20 rows is none
+    assert len(Path("out/select/kept.jsonl").read_text().splitlines()) == 20  # 2 % of 20 rows is less than one row
     assert cli("report", "--out", "out").exit_code == 0
-    sure = json.loads(Path("out/results.json").read_text())["uncertainty"]
-    assert 0 < sure["reliability"] <= 1
-    assert sure["estimated_unsafe"]["share"] == 0
+    uncertainty = json.loads(Path("out/results.json").read_text())["uncertainty"]
+    assert 0 < uncertainty["reliability"] <= 1
+    assert uncertainty["estimated_unsafe"]["share"] == 0
     assert "How sure is the ranking?" in Path("out/report.html").read_text()
 
 

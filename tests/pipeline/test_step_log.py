@@ -1,4 +1,4 @@
-"""The log of a ranking stays small, whatever the number of steps, and says the same in sum."""
+"""The step log stays small however many steps there are, and keeps its totals."""
 
 import dataclasses
 import signal
@@ -18,29 +18,29 @@ def step(number):
 
 @pytest.fixture
 def log(tmp_path, monkeypatch):
-    monkeypatch.setattr(step_log, "LOG_MOST", 10)
-    return StepLog(RunFolder(tmp_path), {}, 10**6, lambda *told: None)
+    monkeypatch.setattr(step_log, "MAX_RECORDS", 10)
+    return StepLog(RunFolder(tmp_path), {}, 10**6, lambda *args: None)
 
 
-def test_a_second_sigterm_changes_nothing_and_ctrl_c_still_ends_it(tmp_path):
-    """A scheduler stops every process of a job, and the launcher passes it on once more."""
-    guard = Checkpointer("rank", RunFolder(tmp_path), {}, 10**6)
+def test_a_second_sigterm_is_ignored_and_ctrl_c_stops_at_once(tmp_path):
+    """A scheduler signals every process of a job, and the launcher forwards its own signal."""
+    checkpointer = Checkpointer("rank", RunFolder(tmp_path), {}, 10**6)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), guard.stopping():
+    with pytest.raises(KeyboardInterrupt), checkpointer.stop_on_signals():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        assert guard.stop_requested == signal.SIGTERM
+        assert checkpointer.stop_requested == signal.SIGTERM
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_few_steps_have_a_record_each(log):
+def test_few_steps_have_one_record_per_step(log):
     for i in range(1, 11):
         log.on_step(step(i), 100, dict)
     assert log.records == [dataclasses.asdict(step(i)) for i in range(1, 11)]
 
 
-def test_many_steps_share_records_and_no_token_is_lost(log):
+def test_records_of_many_steps_are_merged_and_totals_are_kept(log):
     for i in range(1, 98):
         log.on_step(step(i), 100, dict)
         assert len(log.records) <= 10

@@ -26,6 +26,7 @@ from sealtune.evaluation.judge_protocol import Question, Reply
 from sealtune.models.load import load_model, load_tokenizer
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 from sealtune.tuning.saved_model import load_tuned
 
 ENTRY = {"inputs": {"seed": 1}, "outputs": {}, "seconds": 1.0}
@@ -238,12 +239,11 @@ def test_an_adapter_is_read_from_safetensors_alone(tmp_path, tiny_folder):
 
 def test_pickled_tokens_are_not_loaded(project, tmp_path):
     run = Run(build_config(project))
-    encoded, _ = run.material.candidates
-    before = encoded.tokens.tolist()
+    before = run.inputs.load_candidates().encoded.tokens.tolist()
     place = run.folder.path("tokens/candidates/tokens.npy")
     np.save(place, np.array([Bomb(tmp_path / "ran")], dtype=object), allow_pickle=True)
-    again, _ = Run(build_config(project)).material.candidates
-    assert again.tokens.tolist() == before
+    again = Run(build_config(project)).inputs.load_candidates()
+    assert again.encoded.tokens.tolist() == before
     assert not (tmp_path / "ran").exists()
 
 
@@ -261,7 +261,7 @@ def test_ids_never_name_files_and_a_run_writes_no_pickle(project, tmp_path):
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     run = Run(build_config(project | {"label_column": None}))
     for stage in ("rank", "select", "tune", "evaluate", "report"):
-        run.stage(stage)
+        run_stage(run, stage)
     made = [path for path in tmp_path.rglob("*") if path.is_file() and path not in before]
     assert made and all(path.is_relative_to(tmp_path / "out") for path in made)
     assert not [path for path in made if "evil" in path.name or "x" * 20 in path.name]
@@ -275,7 +275,7 @@ def test_ids_never_name_files_and_a_run_writes_no_pickle(project, tmp_path):
 def test_a_report_shows_only_what_the_stages_wrote(project):
     run = Run(build_config(project | {"rank": {"method": "loss"}}))
     for stage in ("rank", "select"):
-        run.stage(stage)
+        run_stage(run, stage)
     run.folder.write_text("select/dropped.jsonl", '{"sealtune": 3}\n')
     with pytest.raises(UserError, match=r"dropped\.jsonl: changed or missing since select"):
-        run.stage("report")
+        run_stage(run, "report")

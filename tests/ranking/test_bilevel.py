@@ -91,7 +91,7 @@ class Some:
 
 
 def test_repeated_steps_solve_both_levels():
-    """Full-batch steps at a fixed omega end where the closed form says: (3) for theta, (4) for theta_hat."""
+    """Full-batch steps at a fixed omega end where the closed form puts them: (3) for theta, (4) for theta_hat."""
     problem = Ridge()
     problem.selector.update.rate = 0.0
     theta, theta_hat = Linear(problem), Linear(problem)
@@ -130,7 +130,7 @@ def test_bilevel_selection_lowers_the_upper_loss():
     assert upper(weights) < 0.2 * upper(torch.ones_like(weights))
 
 
-def test_at_gamma_zero_no_backward_pass_through_the_candidates_is_paid():
+def test_at_gamma_zero_there_is_no_backward_pass_over_the_candidates():
     problem = Ridge()
     theta = Linear(problem)
     penalty_step(theta, None, problem.selector, Some([0, 1]), Some([2], True), gamma=0.0)
@@ -156,7 +156,7 @@ def test_gamma_schedules():
     assert [gamma_at(e, 0.2, "constant") for e in range(2)] == [0.2, 0.2]
 
 
-def test_a_small_safe_set_is_met_again_a_large_one_once():
+def test_a_small_safe_set_is_repeated_and_a_large_one_is_not():
     assert [safe_steps(steps, 3, 999) for steps in (1, 8, 21, 30, MIN_SAFE_STEPS, 500)] == [
         3,
         24,
@@ -166,4 +166,4 @@ def test_a_small_safe_set_is_met_again_a_large_one_once():
         500,
     ]
     assert [safe_steps(steps, 1, 999) for steps in (1, 30, 500)] == [1, 30, 500]
-    assert [safe_steps(8, 3, of_candidates) for of_candidates in (1, 10, 12, 13)] == [8, 20, 24, 24]
+    assert [safe_steps(8, 3, batches) for batches in (1, 10, 12, 13)] == [8, 20, 24, 24]

@@ -14,7 +14,7 @@ from sealtune.ranking.loop import EpochVariance, SealLoop, rank_correlation
 from sealtune.ranking.selector import FreeLogits, Mirror
 
 
-def ranking(candidates=13, safe=3, **changes):
+def make_loop(candidates=13, safe=3, **changes):
     settings = RankConfig(
         **({"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.01} | changes)
     )
@@ -26,27 +26,27 @@ def ranking(candidates=13, safe=3, **changes):
 
 def test_every_row_is_visited_once_an_epoch_whatever_the_size_of_the_safe_set():
     for safe in (1, 3, 40):
-        job = ranking(safe=safe)
-        records = list(job.run())
-        assert job.last_seen.visits.tolist() == [2] * 13
-        assert len(records) == job.total_steps == 8
-        assert not job.last_seen.loss.isnan().any()
+        loop = make_loop(safe=safe)
+        records = list(loop.run())
+        assert loop.last_seen.visits.tolist() == [2] * 13
+        assert len(records) == loop.total_steps == 8
+        assert not loop.last_seen.loss.isnan().any()
 
 
-def test_records_tell_what_happened():
-    first, *_, last = ranking(algorithm=1).run()
+def test_records_hold_gamma_losses_and_gap():
+    first, *_, last = make_loop(algorithm=1).run()
     assert (first.gamma, last.gamma) == (0.0, 0.03)
     assert first.gap == pytest.approx(0, abs=1e-5)  # both players start equal
     assert last.gap == pytest.approx(last.candidate_loss - last.hat_loss)
     assert last.safe_loss < first.safe_loss
-    assert {r.gap for r in ranking().run()} == {None}
+    assert {r.gap for r in make_loop().run()} == {None}
 
 
 @pytest.mark.parametrize("algorithm", [1, 2])
 @pytest.mark.parametrize("stop, dropout", [(1, 0.0), (4, 0.0), (6, 0.3)])
 def test_a_resumed_ranking_ends_bit_for_bit_equal(algorithm, stop, dropout):
     settings = {"algorithm": algorithm, "lora_dropout": dropout}
-    whole, first, second = (ranking(**settings) for _ in range(3))
+    whole, first, second = (make_loop(**settings) for _ in range(3))
     whole_records = list(whole.run())
     steps = first.run()
     for _ in range(stop):
@@ -59,16 +59,16 @@ def test_a_resumed_ranking_ends_bit_for_bit_equal(algorithm, stop, dropout):
     assert dataclasses.replace(rest[-1], seconds=0) == dataclasses.replace(whole_records[-1], seconds=0)
 
 
-def test_losses_that_are_not_finite_name_the_rows():
-    job = ranking()
-    steps = job.run()
+def test_non_finite_losses_name_the_rows():
+    loop = make_loop()
+    steps = loop.run()
     next(steps)
-    job.players["theta"].parameters[0].data.fill_(torch.nan)
+    loop.players["theta"].parameters[0].data.fill_(torch.nan)
     with pytest.raises(RunError, match=r"of 13 rows is not finite \(row-\d{3}"):
         next(steps)
 
 
-def test_batches_depend_on_the_seed_and_the_step_alone():
+def test_batches_depend_only_on_the_seed_and_the_step():
     rows = random_rows(50)
     a, b = Batches(rows, 4, seed=1), Batches(rows, 4, seed=1)
     b.at(40)
@@ -78,7 +78,7 @@ def test_batches_depend_on_the_seed_and_the_step_alone():
     assert sorted(epoch.tolist()) == list(range(50))
 
 
-def test_rows_of_like_length_share_a_batch():
+def test_rows_of_similar_length_share_a_batch():
     rows = random_rows(200)
     batches = Batches(rows, 8, seed=0)
     pieces = [next(batches.at(i).split(8)) for i in range(batches.per_epoch)]
@@ -105,15 +105,15 @@ def test_the_standard_error_is_pooled_over_the_parts_that_the_epochs_add():
     assert math.isnan(once.standard_error())
 
 
-def test_ranking_stops_when_an_epoch_changes_it_no_more():
-    whole, stopped, never = (ranking(num_train_epochs=5, stop_when_stable=wanted) for wanted in (None, 1e-9, 1.0))
+def test_ranking_stops_once_an_epoch_no_longer_changes_it():
+    whole, stopped, never = (make_loop(num_train_epochs=5, stop_when_stable=wanted) for wanted in (None, 1e-9, 1.0))
     assert len(list(whole.run())) == len(list(never.run())) == 20
-    assert len(list(stopped.run())) == 8  # two epochs of four steps: the first has nothing to agree with
+    assert len(list(stopped.run())) == 8  # two epochs of four steps: the first has nothing to be compared with
     assert stopped.last_seen.visits.tolist() == [2] * 13
 
 
 def test_a_stopped_ranking_stays_stopped_after_a_resume():
-    stopped, resumed = ranking(num_train_epochs=5, stop_when_stable=1e-9), ranking(num_train_epochs=5)
+    stopped, resumed = make_loop(num_train_epochs=5, stop_when_stable=1e-9), make_loop(num_train_epochs=5)
     list(stopped.run())
     resumed.load_state_dict(stopped.state_dict())
     resumed.settings = stopped.settings

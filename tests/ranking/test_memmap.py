@@ -1,4 +1,4 @@
-"""Numbers that outgrow memory lie in a scratch file; nothing else changes."""
+"""Tensors that outgrow memory are stored in a scratch file; nothing else changes."""
 
 import errno
 import os
@@ -19,13 +19,13 @@ def rank():
     return methods.rank(Job(random_rows(14, 1), random_rows(6, 2, "safe"), config, lambda full: tiny_model()))
 
 
-def test_what_is_small_stays_in_memory(monkeypatch):
-    monkeypatch.setattr("os.posix_fallocate", lambda *given: pytest.fail("a file"))
+def test_small_tensors_stay_in_memory(monkeypatch):
+    monkeypatch.setattr("os.posix_fallocate", lambda *given: pytest.fail("a file was made"))
     assert memmap.empty(4, 2, 8).shape == (4, 2, 8)
     assert memmap.empty(0).shape == (0,)
 
 
-def test_what_is_large_lies_in_a_file_that_goes_with_it(tmp_path, monkeypatch):
+def test_large_tensors_are_stored_in_a_file_that_disappears_with_them(tmp_path, monkeypatch):
     monkeypatch.setattr(memmap, "MAX_BYTES", 100)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     numbers = memmap.empty(5, 2, 3)
@@ -47,7 +47,7 @@ def test_scores_are_the_same(monkeypatch):
     assert found.standard_error.tolist() == expected.standard_error.tolist()
 
 
-def test_a_full_disk_is_told_by_name(tmp_path, monkeypatch):
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
     def full(*given):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,4 +1,4 @@
-"""A row whose loss is NaN is ranked last and spoils nothing; too many stop the ranking."""
+"""A row whose loss is NaN is ranked last and affects no other row; too many such rows stop the ranking."""
 
 import numpy as np
 import pytest
@@ -45,9 +45,9 @@ def rank(method, candidates, safe, **settings):
 
 @pytest.mark.parametrize("method", ["seal", "seal_released", "probe", "excess_loss", "loss", "gradient"])
 @pytest.mark.parametrize("algorithm", [1, 2])
-def test_one_bad_row_is_ranked_last_and_spoils_nothing(method, algorithm):
+def test_one_non_finite_row_is_ranked_last_and_affects_no_other(method, algorithm):
     if algorithm == 1 and method != "seal":
-        pytest.skip("has no algorithms")
+        pytest.skip("only seal has two algorithms")
     safe = rows_with({1}, 6, "safe")
     scores = rank(method, rows_with({4}), safe, max_non_finite=0.2, algorithm=algorithm)
     assert scores.non_finite == (scores.ids[4],)
@@ -59,7 +59,7 @@ def test_one_bad_row_is_ranked_last_and_spoils_nothing(method, algorithm):
 
 
 @pytest.mark.parametrize("method", ["seal", "probe", "excess_loss", "loss", "gradient"])
-def test_too_many_bad_rows_stop_the_ranking_and_are_named(method):
+def test_too_many_non_finite_rows_stop_the_ranking_and_are_named(method):
     with pytest.raises(RunError, match=r"2 of 12 rows is not finite \(row-00\d, row-00\d\); lower rank.learning_rate"):
         rank(method, rows_with({4, 7}), rows_with((), 6, "safe"), max_non_finite=0.1)
     if method == "loss":  # it has no safe set
@@ -68,7 +68,7 @@ def test_too_many_bad_rows_stop_the_ranking_and_are_named(method):
         rank(method, rows_with(()), rows_with({2}, 6, "safe"))
 
 
-def test_a_bad_row_takes_no_part_in_the_gradient():
+def test_a_non_finite_row_does_not_contribute_to_the_gradient():
     good = rows_with(())
     for rows, weights in ((rows_with({2}), torch.ones(4)), (good, torch.tensor([1.0, 1.0, 0.0, 1.0]))):
         player = lora_players(broken_model(), RankConfig(), ["theta"], seed=0)["theta"]

@@ -4,7 +4,6 @@ import torch
 
 from sealtune.evaluation.metrics import auroc
 from sealtune.ranking import linear_models
-from sealtune.ranking.linear_models import logistic_regression, ridge
 from sealtune.ranking.scorer import (
     Components,
     Features,
@@ -18,7 +17,7 @@ from sealtune.ranking.scorer import (
 
 
 def made(n=300, unsafe=60, noise=1.0, seed=0):
-    """Rows whose truth stands in one direction of their features, and a signal that knows it with much noise."""
+    """Rows whose label is one direction of their features, and a very noisy signal of it."""
     random = np.random.default_rng(seed)
     truth = np.arange(n) < unsafe
     features = random.normal(size=(n, 12))
@@ -29,7 +28,7 @@ def made(n=300, unsafe=60, noise=1.0, seed=0):
 
 
 def looked(n, seed, unsafe=0, width=10):
-    """Rows whose response follows from the prompt as in the safe set, but for the unsafe ones, whose fit is noise."""
+    """Rows whose response follows from the prompt as in the safe set, except the unsafe ones."""
     random = np.random.default_rng(seed)
     prompts = random.normal(size=(n, width))
     answer = np.random.default_rng(99).normal(size=(width, width))
@@ -45,11 +44,11 @@ def totals(fit, shared, alike, trust=1.0):
     return parts.total(torch.zeros(4), torch.ones(4), torch.tensor(trust)).tolist()
 
 
-def test_a_row_like_the_safe_set_is_moved_to_the_middle_and_no_further():
+def test_a_row_like_the_safe_set_is_moved_to_the_average_and_no_further():
     moved = totals([9.0] * 5, [-10.0] * 5, [-9.0, 0.0, 0.5, 1.0, 99.0])
     assert moved == pytest.approx([-11, -11, -5.5, 0, 0], abs=1e-6)
-    assert totals([9.0], [1.0], [99.0]) == [11], "above the middle nothing is moved"
-    assert totals([9.0], [-10.0], [99.0], trust=0.0) == [-11], "nothing is moved where the sets look alike"
+    assert totals([9.0], [1.0], [99.0]) == [11], "above the average nothing is moved"
+    assert totals([9.0], [-10.0], [99.0], trust=0.0) == [-11], "nothing is moved if the sets look alike"
 
 
 def test_harm_in_the_style_of_the_safe_set_is_not_protected():
@@ -57,7 +56,7 @@ def test_harm_in_the_style_of_the_safe_set_is_not_protected():
     assert worst == pytest.approx(-5, abs=0.01) and good == pytest.approx(0, abs=0.01)
 
 
-def test_rows_that_look_alike_vouch_for_each_other():
+def test_the_probe_denoises_the_signal():
     gains = []
     for seed in range(4):
         truth, signal, features, safe = made(seed=seed)
@@ -67,17 +66,17 @@ def test_rows_that_look_alike_vouch_for_each_other():
     assert np.mean(gains) > 0.1
 
 
-def test_the_safe_set_has_no_part_in_the_margins_of_the_candidates():
+def test_the_probe_logits_of_the_candidates_do_not_depend_on_the_safe_set():
     candidates, safe, others = looked(120, 0, unsafe=30), looked(60, 1), looked(60, 2)
     alone, safe_probe_logit = probe_logits(candidates, safe, seed=0)
     assert torch.equal(alone, probe_logits(candidates, others, seed=0)[0])
     assert len(safe_probe_logit) == 60
     taught = [fit_probe(-candidates.losses.double(), candidates.both, rows.both, 0) for rows in (safe, others)]
-    assert not torch.equal(taught[0].candidates, taught[1].candidates), "elsewhere it has"
+    assert not torch.equal(taught[0].candidates, taught[1].candidates), "the probe of the scorer does"
 
 
-def test_a_row_is_not_judged_by_its_own_signal():
-    """Features without any truth: cross-fitted scores know nothing of the signal that taught them."""
+def test_a_row_is_not_scored_by_its_own_signal():
+    """Random features: cross-fitted scores are uncorrelated with the signal that they were fitted on."""
     random = np.random.default_rng(1)
     signal = torch.from_numpy(random.normal(size=400))
     features, safe = (torch.from_numpy(random.normal(size=(n, 60))) for n in (400, 100))
@@ -86,21 +85,21 @@ def test_a_row_is_not_judged_by_its_own_signal():
 
 
 def test_safe_rows_are_cross_fitted_too():
-    """Safe rows and candidates from one distribution, and a signal of noise: no safe row may score as if learned."""
+    """Safe rows and candidates from one distribution, random signal: safe rows must not score as training examples."""
     random = np.random.default_rng(2)
     features, safe = (torch.from_numpy(random.normal(size=(n, 60))) for n in (400, 200))
     taught = fit_probe(torch.from_numpy(random.normal(size=400)), features, safe, seed=0)
     assert abs(float(taught.safe.mean() - taught.candidates.mean())) < 0.5 * float(taught.candidates.std())
 
 
-def test_the_contrast_knows_answers_that_the_safe_set_would_not_give():
+def test_similarity_finds_responses_that_the_safe_set_would_not_give():
     unsafe = (np.arange(200) < 40).astype(int)
     candidates, safe = looked(200, 0, unsafe=40), looked(150, 1)
     alone = auroc(-candidates.losses.numpy(), unsafe)
     assert auroc(fit_scorer(candidates, safe, seed=0).score.numpy(), unsafe) > alone + 0.1
 
 
-def test_a_safe_answer_is_protected_and_an_unknown_task_is_not_punished():
+def test_a_safe_response_is_protected_and_an_unknown_task_is_not_punished():
     """Candidates of three kinds with the same fit and a bad topic: like the safe set, unlike it, and neither."""
     random = np.random.default_rng(0)
     kinds = np.repeat([0, 1, 2], 100)
@@ -116,7 +115,7 @@ def test_a_safe_answer_is_protected_and_an_unknown_task_is_not_punished():
     assert abs(unknown - neither) < 0.25
 
 
-def test_rows_never_seen_score_like_rows_that_were():
+def test_unseen_rows_score_like_seen_ones():
     candidates, safe, unsafe = looked(300, 0, unsafe=60), looked(150, 1), (np.arange(300) < 60).astype(int)
     half = torch.arange(300) % 2 == 0
     learned = fit_scorer(candidates.take(half), safe, seed=0)
@@ -125,36 +124,20 @@ def test_rows_never_seen_score_like_rows_that_were():
     assert abs(unseen.mean() - float(learned.score.mean())) < 0.5
 
 
-def test_a_scorer_survives_its_tensors():
+def test_a_scorer_is_restored_from_its_tensors():
     candidates, safe = looked(50, 0), looked(30, 1)
     scorer = fit_scorer(candidates, safe, seed=0).scorer
     assert torch.equal(scorer(candidates), Scorer.from_tensors(scorer.tensors())(candidates))
 
 
-def test_doubt_shrinks_with_more_safe_rows():
+def test_the_standard_error_shrinks_with_more_safe_rows():
     candidates, safe = looked(200, 0, unsafe=40), looked(400, 1)
     few, many = (standard_errors(candidates, safe.take(torch.arange(n)), seed=0) for n in (20, 400))
     assert float(many.mean()) < 0.7 * float(few.mean())
     assert torch.isnan(standard_errors(candidates, safe.take(torch.arange(1)), seed=0)).all()
 
 
-def test_the_regressions_are_those_of_scikit_learn():
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    _, _, features, safe = made()
-    good, bad = safe, features[:40]
-    line = logistic_regression(good, bad, strength=0.3)
-    model = linear_model.LogisticRegression(C=0.3, class_weight="balanced", tol=1e-8, max_iter=1000)
-    model.fit(torch.cat([good, bad]).numpy(), [1] * len(good) + [0] * len(bad))
-    np.testing.assert_allclose(line.weight.numpy(), model.coef_[0], rtol=1e-3, atol=1e-4)
-    assert float(line.bias) == pytest.approx(model.intercept_[0], rel=1e-3, abs=1e-4)
-    found = ridge(features, features[:, :2] * 3 + 1, penalty=0.5)
-    z = (features - features.mean(0)) / features.std(0, correction=0)
-    ridged = linear_model.Ridge(alpha=0.5 * float((z * z).sum()) / len(z))
-    ridged.fit(z.numpy(), features[:, :2].numpy() * 3 + 1)
-    np.testing.assert_allclose(found(features).numpy(), ridged.predict(z.numpy()), atol=1e-8)
-
-
-def test_features_without_spread_do_no_harm():
+def test_constant_features_give_finite_scores():
     flat = Features(torch.ones(6), torch.ones(6, 2, 3))
     assert torch.isfinite(fit_scorer(flat, flat, seed=0).score).all()
 
@@ -164,7 +147,7 @@ def test_too_few_rows_are_refused():
         fit_probe(torch.zeros(1), torch.zeros(1, 3), torch.zeros(2, 3), seed=0)
 
 
-def test_many_rows_are_learned_from_in_chunks_and_up_to_a_bound(monkeypatch):
+def test_many_rows_are_fitted_in_chunks_and_up_to_a_limit(monkeypatch):
     candidates, safe, unsafe = looked(400, 0, unsafe=80), looked(150, 1), (np.arange(400) < 80).astype(int)
     whole = fit_scorer(candidates, safe, seed=0).score
     monkeypatch.setattr(linear_models, "CHUNK", 32)

@@ -29,7 +29,7 @@ def test_ties_are_broken_by_id_whatever_the_order():
     assert set(a.kept) == set(b.kept) == {"r0", "r1"}
 
 
-def test_a_threshold_takes_the_place_of_the_share():
+def test_a_threshold_replaces_the_ratio():
     assert select(scores([0.5, -1, 2]), SelectConfig(threshold=0.5)).kept == ("r0", "r2")
 
 
@@ -39,13 +39,13 @@ def test_keeping_everything_and_nothing():
         select(scores([1, 2]), SelectConfig(threshold=9))
 
 
-def test_an_automatic_share_drops_what_lies_lower_than_the_safe_set():
-    """Of a hundred rows twenty lie below all safe rows; then none; then four, which may be chance; then nearly all."""
+def test_an_automatic_ratio_drops_the_rows_below_the_safe_set():
+    """Of a hundred rows, twenty are below all safe rows; then none; then four, which may be chance; then nearly all."""
     safe = np.arange(40.0)
 
     def kept(low):
-        margin = np.where(np.arange(100) < low, -1.0, 39.0)
-        judged = replace(scores(np.arange(100.0)), probe_logit=margin, selector={"safe_probe_logit": safe})
+        logits = np.where(np.arange(100) < low, -1.0, 39.0)
+        judged = replace(scores(np.arange(100.0)), probe_logit=logits, selector={"safe_probe_logit": safe})
         found = select(judged, SelectConfig(keep_ratio="auto"))
         assert found.contamination.share == pytest.approx(low / 100)
         return len(found.kept)
@@ -53,7 +53,7 @@ def test_an_automatic_share_drops_what_lies_lower_than_the_safe_set():
     assert kept(20) == 80
     assert kept(0) == 98
     assert kept(4) == 98
-    with pytest.raises(UserError, match=r"90% of the rows .* give a share"):
+    with pytest.raises(UserError, match=r"90% of the rows .* set the share to keep"):
         kept(90)
 
 
@@ -63,7 +63,7 @@ def test_scores_of_other_rows_are_refused():
         require_same_ids(scores([1, 2]), ["r0", "r9"], "x")
 
 
-def test_the_order_is_the_one_of_python_for_any_scores():
+def test_the_order_equals_that_of_a_plain_sort():
     random = np.random.default_rng(0)
     found = scores(random.integers(0, 9, 200), [f"r{i}" for i in random.permutation(200)])
     plain = sorted(range(200), key=lambda i: (-found.score[i], found.ids[i]))

@@ -31,7 +31,7 @@ def test_mirror_step_is_exponentiated_gradient_on_the_simplex():
     torch.testing.assert_close(selector.all_weights(), 7 * expected / expected.sum())
 
 
-def test_mirror_moves_visited_rows_alone():
+def test_mirror_moves_only_visited_rows():
     selector = logits()
     before = selector.omega.clone()
     for step in range(20):
@@ -42,7 +42,7 @@ def test_mirror_moves_visited_rows_alone():
     assert selector.omega[5] > before[5]
 
 
-def test_the_running_denominator_stays_exact():
+def test_the_running_normaliser_stays_exact():
     selector = logits(n=50)
     random = np.random.default_rng(0)
     for _ in range(333):
@@ -52,7 +52,7 @@ def test_the_running_denominator_stays_exact():
     assert selector.all_weights().mean() == pytest.approx(1)
 
 
-def test_dense_adam_equals_a_reference_and_shows_its_flaw():
+def test_dense_adam_equals_a_reference_and_shows_its_recency_bias():
     """One step after another of torch's Adam on the same dense gradient; a row never visited drifts up."""
     selector = FreeLogits(6, DenseAdam(0.1))
     omega = torch.zeros(6, dtype=torch.float64, requires_grad=True)
@@ -76,20 +76,20 @@ def drift(update):
         order = random.permutation(n)
         for step in range(0, n, 8):
             rows = order[step : step + 8]
-            falling = 3 - 1.5 * (epoch * n + step) / (2 * n)  # all losses fall while the model learns
+            falling = 3 - 1.5 * (epoch * n + step) / (2 * n)  # all losses fall while the model is trained
             selector.descend(torch.from_numpy(rows), torch.from_numpy(falling + 0.3 * random.normal(size=8)))
             last[rows] = epoch * n + step
     rank = np.argsort(np.argsort(selector.omega.numpy()))
     return np.corrcoef(rank, np.argsort(np.argsort(last)))[0, 1]
 
 
-def test_mirror_has_no_recency_where_adam_has():
+def test_mirror_has_no_recency_bias_where_adam_has():
     assert abs(drift(Mirror())) < 0.05
     assert drift(DenseAdam()) > 0.5
 
 
 @pytest.mark.parametrize("update", [Mirror, DenseAdam])
-def test_state_goes_on_bit_for_bit(update):
+def test_a_restored_selector_continues_bit_for_bit(update):
     def steps(selector, start, stop):
         for step in range(start, stop):
             random = np.random.default_rng(step)
@@ -105,7 +105,7 @@ def test_state_goes_on_bit_for_bit(update):
     assert torch.equal(whole.all_weights(), second.all_weights())
 
 
-def test_mirror_on_the_sigmoid_is_its_own_mirror_step_without_a_baseline():
+def test_mirror_on_the_sigmoid_is_its_own_mirror_step_without_centring():
     """The mirror map w -> log(w / (2 - w)) of the entropy on (0, 2) is omega itself: it falls by rate * signal."""
     selector = logits(update=Mirror(0.5, centred=False), weighting="sigmoid")
     before, rows, signal = selector.all_weights(), torch.tensor([0, 3]), torch.tensor([2.0, 1.0])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sealtune.core.config_io import build_config
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 
 MADE = ("rank/scores.parquet", "rank/selector.safetensors", "select/kept.jsonl", "tune/adapter_model.safetensors")
 
@@ -20,7 +21,7 @@ def make(values):
         }
         run = Run(build_config(config))
         for stage in ("rank", "select", "tune"):
-            run.stage(stage)
+            run_stage(run, stage)
 
 
 def made(folder):

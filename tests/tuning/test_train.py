@@ -19,19 +19,20 @@ from sealtune.core.config_io import build_config
 from sealtune.core.errors import StoppedError, UserError
 from sealtune.models.load import load_model
 from sealtune.models.losses import token_losses
-from sealtune.pipeline.inputs import Material
+from sealtune.pipeline.inputs import RunInputs
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 from sealtune.tuning import trainer
 from sealtune.tuning.train import keeping_batch, train
 from sealtune.tuning.trainer import ResumableTrainer
 
 
 def tuned(config, trainer_class=None):
-    material = Material(config)
+    inputs = RunInputs(config)
     model, log = train(
         load_model(config, full=not config.tune.use_peft),
-        material.tokenizer,
-        material.candidates[0],
+        inputs.load_tokenizer(),
+        inputs.load_candidates().encoded,
         config,
         lambda *_: None,
         trainer_class,
@@ -57,7 +58,7 @@ def test_the_response_loss_trains_as_trl_does(project, monkeypatch, use_peft, ra
     config = build_config(project)
     ours, our_losses = tuned(config)
     assert len(learned) == 12  # two batches a step, and only what is learned of them
-    assert sum(learned) < len(Material(config).candidates[0].tokens) * 1.2 * 0.7
+    assert sum(learned) < len(RunInputs(config).load_candidates().encoded.tokens) * 1.2 * 0.7
     theirs, their_losses = tuned(config, ResumableTrainer)
     precision = {"float32": 1e-4, "bfloat16": 2e-2}[dtype]
     assert our_losses == pytest.approx(their_losses, rel=precision)
@@ -98,20 +99,20 @@ def test_where_the_model_does_not_split_trl_computes_the_loss(project, monkeypat
 
 def stop_after(step, monkeypatch, number=signal.SIGINT):
     """Send a signal as the step of this number ends, as a user's Ctrl-C would come."""
-    original = Checkpointer.is_due
+    original = Checkpointer.should_save
 
-    def is_due(self, at, total):
+    def should_save(self, at, total):
         if at == step:
             os.kill(os.getpid(), number)
         return original(self, at, total)
 
-    monkeypatch.setattr(Checkpointer, "is_due", is_due)
+    monkeypatch.setattr(Checkpointer, "should_save", should_save)
 
 
 def run_to_tune(config, **changes):
     job = Run(build_config({**config, **changes}))
     for stage in ("rank", "select", "tune"):
-        job.stage(stage)
+        run_stage(job, stage)
 
 
 def made_by_tuning(folder):
@@ -182,7 +183,7 @@ def test_a_preempted_tuning_has_a_code_of_its_own_and_goes_on_from_what_is_whole
 
     Path("out/tuning/checkpoint-5/state.safetensors").write_bytes(b"torn")
     run_to_tune(project, resume_from_checkpoint=True)
-    assert "tune: going on after step 4" in capsys.readouterr().err
+    assert "tune: resuming after step 4" in capsys.readouterr().err
     run_to_tune(project, output_dir="whole")
     assert made_by_tuning("out") == made_by_tuning("whole")
 

@@ -35,7 +35,7 @@ def load_config(words: list[str], file: Path | None = None, *, asks: bool = Fals
     else:
         given = apply_overrides({}, overrides)
         folder = RunFolder(str(given.get("output_dir") or ""))
-        values = {} if "model_name_or_path" in given else dict(folder.manifest().get("config", {}))
+        values = {} if "model_name_or_path" in given else folder.manifest().config
         where = "command line" if not values else str(folder.path("manifest.json"))
         _require_trust(values, given, where, asks=asks)
         if not values and "model_name_or_path" not in given:

@@ -43,7 +43,7 @@ def one_line_errors() -> Iterator[None]:
         _fail(f"{error.filename or 'output_dir'}: {_DISK[error.errno]}; what was finished before is whole", 1)
     except RuntimeError as error:  # torch has no class of its own for memory on the CPU, or for a lost partner
         if distributed.is_lost_peer(error):
-            _fail("another process of this run has ended; go on with resume_from_checkpoint=true", 1)
+            _fail("another process of this run has ended; resume with resume_from_checkpoint=true", 1)
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             _fail_unexpectedly(error)
         _fail("out of memory; lower per_device_train_batch_size or max_length, or set gradient_checkpointing", 1)
@@ -94,8 +94,8 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _fail_unexpectedly(error: Exception) -> NoReturn:
     """A fault of ours: where it happened, without the control characters and keys that it may quote."""
-    from sealtune.core.sanitize import hide_secrets, printable
+    from sealtune.core.sanitize import hide_secrets, escape_unprintable
 
     trace = "".join(traceback.format_exception(error))
-    sys.stderr.write(printable(hide_secrets(trace), keep="\n"))
+    sys.stderr.write(escape_unprintable(hide_secrets(trace), keep="\n"))
     _fail(f"{type(error).__name__}: this is a fault of sealtune; please report it with the lines above", 1)

@@ -107,7 +107,7 @@ def disk_bytes(shape: Shape, config: Config, amounts: Amounts) -> dict[str, floa
     """The model as fetched (2 bytes a weight), checkpoints (weights and moments in float32), the outcome, the rows: as
     they were read, each beside its conversation, as tokens, and once more as kept and dropped.
     """
-    from sealtune.core.checkpoints import CHECKPOINTS_KEPT
+    from sealtune.core.checkpoints import SAVE_TOTAL_LIMIT
 
     whole = config.tune.merge or not config.tune.use_peft
     cost = rank_cost(config, amounts)
@@ -117,7 +117,7 @@ def disk_bytes(shape: Shape, config: Config, amounts: Amounts) -> dict[str, floa
     rows = amounts.rows + amounts.safe_rows
     return {
         "the model": 0.0 if Path(config.model_name_or_path).exists() else 2.0 * shape.parameters,
-        "checkpoints": 12.0 * (CHECKPOINTS_KEPT + 1) * learns,  # a new one before an old goes
+        "checkpoints": 12.0 * (SAVE_TOTAL_LIMIT + 1) * learns,  # a new one before an old goes
         "the tuned model": float(shape.parameters * weight_size(config) if whole else 4 * trained(shape, config.tune)),
         "rows as read": 2.0 * (kept + safe) + STORED_ROW * rows,
         "rows as tokens": TOKEN * amounts.tokens * rows,

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from sealtune.core.sanitize import printable
+from sealtune.core.sanitize import escape_unprintable
 from sealtune.core.string_array import IntArray
 from sealtune.core.types import Drop, Sample
 from sealtune.data.chat_template import find_habits
@@ -51,7 +51,7 @@ def show(
 
 def _show_row(encoded: Encoded, i: int, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
     tokens, mask = encoded.row(i)
-    place = f"{printable(encoded.ids[i])}  ({printable(encoded.source[i])})"
+    place = f"{escape_unprintable(encoded.ids[i])}  ({escape_unprintable(encoded.source[i])})"
     console.rule(Text(f"{place}  {len(tokens)} tokens, {int(mask.sum())} learned"), align="left")
     console.print(
         _paint(tokens.tolist(), mask.tolist(), tokenizer, bool(console.color_system) and not console.no_color)
@@ -67,7 +67,7 @@ def _paint(tokens: list[int], mask: list[bool], tokenizer: PreTrainedTokenizerBa
         painted.append("⟦" if learned and not colour else "")
         for is_special, ids in groupby((token for token, _ in run), key=special.__contains__):
             style = " ".join([LEARNED] * learned + [SPECIAL] * is_special)
-            painted.append(printable(tokenizer.decode(list(ids)), keep="\n"), style=style)
+            painted.append(escape_unprintable(tokenizer.decode(list(ids)), keep="\n"), style=style)
         painted.append("⟧" if learned and not colour else "")
     return painted
 
@@ -102,6 +102,6 @@ def _drop_table(drops: Collection[Drop]) -> Table:
     for drop in drops:
         ids.setdefault(drop.reason, []).append(drop.id)
     for reason, found in sorted(ids.items(), key=lambda item: (-len(item[1]), item[0])):
-        examples = ", ".join(printable(name) for name in found[:EXAMPLES])
-        table.add_row(Text(printable(reason)), Text(str(len(found))), Text(examples))
+        examples = ", ".join(escape_unprintable(name) for name in found[:EXAMPLES])
+        table.add_row(Text(escape_unprintable(reason)), Text(str(len(found))), Text(examples))
     return table

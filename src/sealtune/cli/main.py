@@ -14,6 +14,7 @@ import typer
 
 from sealtune.cli.arguments import load_config
 from sealtune.cli.errors import no_teardown, one_line_errors
+from sealtune.cli.progress import show_bars, show_log
 from sealtune.core import distributed
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    show_log()
+    show_bars()
     with no_teardown():
         app()
 
@@ -93,13 +96,15 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
                 from sealtune.core.errors import UserError
 
                 raise UserError("--num_processes: only with --accelerate_config; alone it starts nothing")
+            from sealtune.pipeline.runner import check_run, run_stage
+
             asks = "evaluate" in stages
             run = _open(words, config, asks=asks, model=model, data=data, safe=safe, out=out, keep=keep)
             if len(stages) > 1:
                 with distributed.main_process_first():  # it leaves the rows to the others
-                    run.check()
+                    check_run(run)
             for stage in stages:
-                run.stage(stage, force=force)
+                run_stage(run, stage, force=force)
             _finish(run, stages[-1])
 
 
@@ -123,15 +128,15 @@ def inspect(
         from rich.console import Console
 
         from sealtune.cli.inspect import show
-        from sealtune.pipeline.inputs import Material
+        from sealtune.pipeline.inputs import RunInputs
 
-        material = Material(run.config)  # without a cache: looking leaves no files
-        encoded, drops = material.candidates
+        inputs = RunInputs(run.config)  # without a cache: inspection leaves no files
+        candidates = inputs.load_candidates()
         show(
-            material.rows.samples,
-            encoded,
-            drops,
-            material.tokenizer,
+            candidates.rows.samples,
+            candidates.encoded,
+            candidates.drops,
+            inputs.load_tokenizer(),
             Console(),
             rows=rows,
             max_length=run.config.max_length,
@@ -154,12 +159,12 @@ def compare(
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from sealtune.core.sanitize import printable
+        from sealtune.core.sanitize import escape_unprintable
         from sealtune.pipeline.compare import compare as compare_methods
 
         compare_methods(run.config)
         table = run.folder.path("compare.md").read_text(encoding="utf-8")
-        Console().print(Markdown(printable(table, keep="\n"), hyperlinks=False))
+        Console().print(Markdown(escape_unprintable(table, keep="\n"), hyperlinks=False))
         _tell(run.folder.path("compare.html"))
 
 
@@ -252,9 +257,9 @@ def _finish(run: Run, name: str) -> None:
 
 def _tell(text: object) -> None:
     """One line to the standard output."""
-    from sealtune.core.sanitize import printable
+    from sealtune.core.sanitize import escape_unprintable
 
-    typer.echo(printable(str(text)))
+    typer.echo(escape_unprintable(str(text)))
 
 
 if __name__ == "__main__":

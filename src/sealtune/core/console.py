@@ -1,99 +1,108 @@
-"""What the user sees while waiting: a bar on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""Progress of long jobs. By default it is logged; the command line draws bars on a terminal instead."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+logger = logging.getLogger(__name__)
 
-from sealtune.core import distributed
-from sealtune.core.sanitize import one_line
-
-ERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-LINE_EVERY = 10.0
-"""Seconds between two plain lines."""
+LOG_INTERVAL = 10.0
+"""Seconds between two log lines of one job."""
 
 
 class Advance(Protocol):
-    """Tells the bar what was done since the last call; ``note`` stands behind it."""
+    """Reports the progress of one job."""
 
     def __call__(self, steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-        """``steps`` of ``total`` (None: not known yet) are done by now; ``rows`` and ``tokens`` are new."""
+        """Report progress.
+
+        Args:
+            steps: Steps done since the start.
+            total: Steps in total; None if it is not known yet.
+            rows: Rows processed since the last call.
+            tokens: Tokens processed since the last call.
+            note: Shown at the end of the line.
+        """
+
+
+Display = Callable[[str], AbstractContextManager[Advance]]
+"""Shows the progress of the job with this title."""
 
 
 def say(text: str) -> None:
-    """One line to the user, from the first process."""
-    if distributed.is_main_process():
-        ERR.print(Text(one_line(text)))
+    """Log one line."""
+    logger.info("%s", text)
+
+
+def track(title: str) -> AbstractContextManager[Advance]:
+    """Show the progress of one job: steps, rows, tokens per second, time left."""
+    return _display(title)
+
+
+def set_display(display: Display) -> None:
+    """Replace how ``track`` shows progress."""
+    global _display
+    _display = display
 
 
 @contextmanager
-def track(title: str) -> Iterator[Advance]:
-    """A progress display for one job: steps, rows, tokens per second, time left."""
-    meter = _Meter()
-    if not ERR.is_terminal or not distributed.is_main_process():
-        yield _lines(title, meter)
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-    with Progress(
-        *columns, TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(), console=ERR
-    ) as progress:
-        task = progress.add_task(one_line(title), total=None, note="")
-
-        def advance(steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-            meter.add(rows, tokens)
-            progress.update(task, completed=steps, total=total, note=one_line(f"{meter.text()} {note}"))
-
-        yield advance
+def log_progress(title: str) -> Iterator[Advance]:
+    """Log the progress about every ``LOG_INTERVAL`` seconds, and the last step."""
+    yield _ProgressLog(title)
 
 
-def _lines(title: str, meter: _Meter) -> Advance:
-    started = last = time.monotonic()
-    first: int | None = None
+_display: Display = log_progress
 
-    def advance(steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-        nonlocal started, last, first
-        meter.add(rows, tokens)
+
+class _ProgressLog:
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.throughput = Throughput()
+        self.started = self.logged = time.monotonic()
+        self.first_step: int | None = None
+
+    def __call__(self, steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
+        self.throughput.add(rows, tokens)
         now = time.monotonic()
-        if total is None:  # the job itself has not begun
-            started, first = now, 0
-        elif first is None:  # a resumed job does not begin at step 1
-            first = steps - 1
-        if now - last < LINE_EVERY and steps != total:
-            return
-        last = now
+        if total is None:  # preparation: the timed work starts after it
+            self.started, self.first_step = now, 0
+        elif self.first_step is None:  # a resumed job does not start at step 1
+            self.first_step = steps - 1
+        if now - self.logged >= LOG_INTERVAL or steps == total:
+            self.logged = now
+            logger.info("%s", f"{self.title}: {self._text(steps, total, now)}  {note}".rstrip())
+
+    def _text(self, steps: int, total: int | None, now: float) -> str:
         if total is None:
-            say(f"{title}: {steps:,}  {note}".rstrip())
-        else:
-            left = (now - started) / max(steps - (first or 0), 1) * (total - steps)
-            say(f"{title}: {steps}/{total}  {meter.text()}  {duration(left)} left  {note}".rstrip())
-
-    return advance
+            return f"{steps:,}"
+        seconds_per_step = (now - self.started) / max(steps - (self.first_step or 0), 1)
+        left = format_duration(seconds_per_step * (total - steps))
+        return f"{steps}/{total}  {self.throughput}  {left} left"
 
 
-class _Meter:
-    """Rows and tokens since the start."""
+class Throughput:
+    """Counts rows and tokens since it was created."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.rows = self.tokens = 0
 
     def add(self, rows: int, tokens: int) -> None:
+        """Count further rows and tokens."""
         self.rows += rows
         self.tokens += tokens
 
-    def text(self) -> str:
+    def __str__(self) -> str:
         rate = self.tokens / max(time.monotonic() - self.started, 1e-6)
         parts = [f"{self.rows:,} rows"] if self.rows else []
         return "  ".join([*parts, f"{rate:,.0f} tokens/s"] if self.tokens else parts)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """1:02:03, or 2:03."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,22 +1,18 @@
-"""The errors that a user reads: one line, and an exit code."""
+"""Errors that the user reads: one line and an exit code."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 from signal import SIGTERM
-from typing import TYPE_CHECKING
 
 from sealtune.core.sanitize import one_line
 
-if TYPE_CHECKING:
-    pass
-
 
 class UserError(Exception):
-    """A fault in the input that the user can mend: one line that names the file, the row and the fix. Exit code 2.
+    """Invalid input that the user can fix: one line that names the file, the row and the remedy. Exit code 2.
 
-    Each argument is a line. What it quotes cannot write another one, nor show a key.
+    Each argument becomes one sanitised line.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -24,7 +20,7 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A fault while running (a NaN loss, a full disk): one line, exit code 1; what was finished is kept."""
+    """A failure while running (a NaN loss, a full disk): one line, exit code 1; finished work is kept."""
 
     code = 1
 
@@ -33,7 +29,7 @@ class RunError(Exception):
 
 
 class StoppedError(RunError):
-    """The run was asked to end and saved what there was to save. Exit code 1 for Ctrl-C, 143 for SIGTERM."""
+    """The run was interrupted and has saved its state. Exit code 1 for Ctrl-C, 143 for SIGTERM."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -41,6 +37,6 @@ class StoppedError(RunError):
 
 
 def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """The question that names the nearest of ``names``; empty where none is near (``cutoff`` in [0, 1])."""
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
-    return f"did you mean {near[0]!r}?" if near else ""
+    """A suggestion of the closest of ``names``; empty if none is similar enough (``cutoff`` in [0, 1])."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else ""

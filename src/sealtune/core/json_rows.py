@@ -11,60 +11,60 @@ from typing import Any
 import numpy as np
 
 
-class Line(Mapping[str, Any]):
-    """A row as the line of a file: it is parsed when a value of it is asked for, and written as it stands."""
+class JsonRow(Mapping[str, Any]):
+    """A row stored as a line of JSON: parsed on first access, and written back unchanged."""
 
-    __slots__ = ("_values", "text")
+    __slots__ = ("_columns", "line")
 
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self._values: dict[str, Any] | None = None
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+        self._columns: dict[str, Any] | None = None
 
     @property
-    def values_by_column(self) -> dict[str, Any]:
-        """The row, parsed."""
-        if self._values is None:
-            self._values = json.loads(self.text)
-        return self._values
+    def columns(self) -> dict[str, Any]:
+        """The parsed row."""
+        if self._columns is None:
+            self._columns = json.loads(self.line)
+        return self._columns
 
     def __getitem__(self, column: str) -> Any:
-        return self.values_by_column[column]
+        return self.columns[column]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values_by_column)
+        return iter(self.columns)
 
     def __len__(self) -> int:
-        return len(self.values_by_column)
+        return len(self.columns)
 
     def __repr__(self) -> str:
-        return repr(self.values_by_column)
+        return repr(self.columns)
 
 
-def json_line(row: Mapping[str, Any]) -> bytes:
-    """The row as JSON. Half of a surrogate pair, which UTF-8 cannot hold, stays the escape that it was."""
-    if isinstance(row, Line):
-        return row.text
+def to_json_line(row: Mapping[str, Any]) -> bytes:
+    """The row as a line of JSON. Lone surrogates, which UTF-8 cannot encode, stay escapes."""
+    if isinstance(row, JsonRow):
+        return row.line
     try:
         return (_encode(row) + "\n").encode("utf-8")
-    except (ValueError, TypeError):  # a surrogate, NaN, or a mapping that is no dictionary
-        plain_row = without_nan(row)
+    except (ValueError, TypeError):  # a lone surrogate, NaN, or a nested mapping that is not a dict
+        finite = nan_to_null(row)
     try:
-        return (json.dumps(plain_row, ensure_ascii=False, default=plain) + "\n").encode("utf-8")
+        return (json.dumps(finite, ensure_ascii=False, default=to_json_type) + "\n").encode("utf-8")
     except UnicodeEncodeError:
-        return (json.dumps(plain_row, default=plain) + "\n").encode("ascii")
+        return (json.dumps(finite, default=to_json_type) + "\n").encode("ascii")
 
 
-def without_nan(value: Any) -> Any:
-    """The value with null in place of NaN and infinities, which JSON does not know."""
+def nan_to_null(value: Any) -> Any:
+    """The value with None in place of NaN and infinities, which JSON lacks."""
     if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
+        return {key: nan_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
+        return [nan_to_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def plain(value: Any) -> Any:
-    """A value that JSON lacks, as one that it has."""
+def to_json_type(value: Any) -> Any:
+    """Convert a value of a type that JSON lacks; for ``json.dumps(default=...)``."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Path):
@@ -72,10 +72,10 @@ def plain(value: Any) -> Any:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
-def _plain_value(value: Any) -> Any:
+def _to_json_type(value: Any) -> Any:
     if isinstance(value, Mapping):
-        raise TypeError("a mapping that is no dictionary")
-    return plain(value)
+        raise TypeError("a mapping that is not a dict")
+    return to_json_type(value)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain_value).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_to_json_type).encode

@@ -1,4 +1,4 @@
-"""What the rooms pass to each other: rows, scores, selections, prompts, responses, verdicts."""
+"""Records that the packages exchange: rows, scores, selections, prompts, responses, verdicts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One usable row: an id given at the door, its conversation, and the row exactly as it was read.
+    """A usable row: its id, its conversation, and the row exactly as it was read.
 
-    ``position`` is its place among all rows read, from 0, whatever was dropped before it.
+    ``position`` is its index among all rows read, dropped rows included, from 0.
     """
 
     id: str
@@ -34,12 +34,12 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """Everything before the last assistant turn, for showing."""
+        """Everything before the last assistant turn, for display."""
         return "\n".join(m.content for m in self.messages[: self._last])
 
     @property
     def response(self) -> str:
-        """The last assistant turn, for showing."""
+        """The last assistant turn, for display."""
         return self.messages[self._last].content
 
     @property
@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """One row that will not be used, and why; ``reason`` is a short slug, ``detail`` a sentence."""
+    """A row that is not used: ``reason`` is a short slug, ``detail`` a sentence."""
 
     id: str
     source: str
@@ -61,24 +61,23 @@ class Drop:
 
 
 class Labels(Mapping[str, int]):
-    """Ground truth by id, 1 = unsafe; ``truth`` int64 (N,) in the order of the ids."""
+    """Ground truth by id, 1 = unsafe; ``truth`` is int64 (N,), in the order of ``ids``."""
 
     def __init__(self, ids: Iterable[str], truth: IntArray) -> None:
         self.ids = StringArray.of(ids)
         self.truth = truth
 
     @classmethod
-    def known(cls, labels: Mapping[str, int]) -> Labels:
-        """These labels; themselves where they are such already."""
+    def from_mapping(cls, labels: Mapping[str, int]) -> Labels:
+        """The labels of a mapping; the same object if it is one already."""
         return labels if isinstance(labels, Labels) else cls(labels, np.array(list(labels.values()), np.int64))
 
-    def of(self, ids: Iterable[str]) -> IntArray:
-        """The label of each of these ids (K,), -1 where none is known."""
-        places = self.ids.index_in(ids)
-        return np.append(self.truth, -1)[places]
+    def lookup(self, ids: Iterable[str]) -> IntArray:
+        """The label of each of these ids, (K,); -1 if it has none."""
+        return np.append(self.truth, -1)[self.ids.index_in(ids)]
 
     def __getitem__(self, row_id: str) -> int:
-        label = int(self.of([row_id])[0])
+        label = int(self.lookup([row_id])[0])
         if label < 0:
             raise KeyError(row_id)
         return label
@@ -96,17 +95,17 @@ class Scores:
 
     Attributes:
         ids: N ids.
-        source: the data set that each row came from, N names.
+        source: (N,), the name of the dataset of each row.
         score: (N,), finite; rows in ``non_finite`` are ranked last.
-        weight: (N,), of mean 1 (softmax) or in (0, 2) (sigmoid); 1 if the ranker has no weights.
-        loss: (N,), nats per response token; NaN if the ranker computes none.
-        gap: (N,), nats per response token, loss of theta minus loss of theta-hat; NaN likewise.
-        visits: (N,), how often each row was seen while ranking.
-        standard_error: (N,), how far the score would move with other safe rows or other epochs; None if not estimated.
-        probe_logit: (N,), the cross-fitted logit of a probe trained without the safe set, from which the share of unsafe
-            rows is estimated; None if the ranker has no such probe.
-        selector: arrays that score rows not ranked.
-        non_finite: ids of rows whose loss was NaN or infinite.
+        weight: (N,), with mean 1 (softmax) or in (0, 2) (sigmoid); 1 if the ranker has no weights.
+        loss: (N,), nats per response token; NaN if the ranker computes no loss.
+        gap: (N,), nats per response token, loss of theta minus loss of theta-hat; NaN if the ranker has no theta-hat.
+        visits: (N,), how often ranking visited each row.
+        standard_error: (N,), how much the score varies with other safe rows or other epochs; None if not estimated.
+        probe_logit: (N,), the cross-fitted logit of a probe trained without the safe set, from which the share of
+            unsafe rows is estimated; None if the ranker has no such probe.
+        selector: arrays that score rows which were not ranked.
+        non_finite: ids of the rows whose loss was NaN or infinite.
     """
 
     ids: Sequence[str]
@@ -133,7 +132,7 @@ class Scores:
         visits: int = 0,
         **optional: Any,
     ) -> Scores:
-        """The scores of a ranker that has no weights and saw each row ``visits`` times."""
+        """The scores of a ranker without weights that visited each row ``visits`` times."""
         n = len(ids)
         return cls(
             ids=ids,
@@ -150,7 +149,7 @@ class Scores:
         return len(self.ids)
 
     def take(self, rows: Sequence[int] | IntArray) -> Scores:
-        """The rows at these positions, in this order; the selector is of them all."""
+        """The rows at these positions, in this order; the selector stays that of all rows."""
         names = ("score", "weight", "loss", "gap", "visits", "standard_error", "probe_logit")
         columns: dict[str, Any] = {name: getattr(self, name) for name in names}
         chosen: dict[str, Any] = {
@@ -160,13 +159,13 @@ class Scores:
         return replace(self, ids=ids, source=source, **chosen)
 
     def by_id(self) -> dict[str, float]:
-        """Score of each id."""
+        """The score of each id."""
         return dict(zip(self.ids, self.score.tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A ranked row that was not kept: rank 1 is the best of all rows."""
+    """A ranked row that was not kept; rank 1 is the best of all rows."""
 
     id: str
     rank: int
@@ -175,7 +174,7 @@ class Rejected:
 
 
 class Contamination(NamedTuple):
-    """The estimated share of unsafe rows, its interval, and whether it is more than chance."""
+    """The estimated share of unsafe rows, its confidence interval, and whether it differs from 0 significantly."""
 
     share: float
     low: float
@@ -185,7 +184,7 @@ class Contamination(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejections(Sequence[Rejected]):
-    """Ranked rows that were not kept, the best first; each is made when it is asked for."""
+    """Ranked rows that were not kept, the best first; each is created on access."""
 
     ids: StringArray
     scores: FloatArray
@@ -201,14 +200,14 @@ class Rejections(Sequence[Rejected]):
     def __getitem__(self, i: slice) -> list[Rejected]: ...
     def __getitem__(self, i: int | slice) -> Rejected | list[Rejected]:
         if isinstance(i, slice):
-            return [self[place] for place in range(*i.indices(len(self)))]
-        place = range(len(self))[i]
-        return Rejected(self.ids[place], self.first_rank + place, float(self.scores[place]), self.reason)
+            return [self[index] for index in range(*i.indices(len(self)))]
+        index = range(len(self))[i]
+        return Rejected(self.ids[index], self.first_rank + index, float(self.scores[index]), self.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Ids kept, in input order, and the rows rejected by rank; the lowest score kept; how many rows seem unsafe."""
+    """The ids kept, in input order; the rows rejected, by rank; the lowest score kept; the estimated unsafe share."""
 
     kept: Sequence[str]
     rejected: Sequence[Rejected]
@@ -218,7 +217,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One evaluation prompt of a named set; ``kind`` is ``harmful`` or ``harmless``."""
+    """An evaluation prompt of the set ``set``; ``kind`` is ``harmful`` or ``harmless``."""
 
     id: str
     prompt: str
@@ -228,7 +227,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What one model (``base`` or ``tuned``) answered to one prompt."""
+    """The answer of a model (``base`` or ``tuned``) to a prompt; ``finished`` if the model ended its turn."""
 
     id: str
     model: str
@@ -242,10 +241,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one judge says of one response: ``label`` is the judge's own word, ``flagged`` its yes or no.
+    """A judge's verdict on a response: ``label`` in the judge's own words, ``flagged`` as yes or no.
 
-    ``score`` is the number of a judge that gives one. Where there is no verdict, ``error`` says why, ``label`` is
-    ``unparsed``, ``declined`` or ``failed``, and ``flagged`` and ``score`` mean nothing: such a one is never counted.
+    ``score`` is None for judges without scores. If there is no verdict, ``error`` gives the reason, ``label`` is
+    ``unparsed``, ``declined`` or ``failed``, and ``flagged`` and ``score`` are meaningless and never counted.
     """
 
     id: str

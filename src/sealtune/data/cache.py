@@ -75,7 +75,7 @@ class TokenCache:
 
     def _write(self, place: str, key: str, made: Made) -> None:
         """Write the tokens as they come: they may be more than memory holds."""
-        with self.folder.whole_folder(place) as scratch, ExitStack() as files:
+        with self.folder.atomic_folder(place) as scratch, ExitStack() as files:
             faults = files.enter_context(pa.ipc.new_file(str(scratch / "faults.arrow"), FAULTS))
             arrays = [files.enter_context(_growing(scratch / f"{name}.npy", t)) for name, t in ARRAYS.items()]
             tokens, mask, bounds = arrays
@@ -161,7 +161,7 @@ class RowCache:
         key, place = f"{code()} {about}", f"rows/{name}"
         found = self._read(place, key) if about is not None else None
         if found is None:
-            with self.folder.whole_folder(place) as scratch:
+            with self.folder.atomic_folder(place) as scratch:
                 found = load(scratch)
                 about_them = {"key": key, "sha256": _hashes(scratch)}
                 (scratch / "about.json").write_text(json.dumps(about_them), encoding="utf-8")

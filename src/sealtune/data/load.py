@@ -10,7 +10,7 @@ from typing import Any
 
 from sealtune.core.config import DatasetConfig
 from sealtune.core.errors import UserError
-from sealtune.core.json_rows import json_line
+from sealtune.core.json_rows import to_json_line
 from sealtune.core.types import Drop, Message
 from sealtune.data import formats
 from sealtune.data.formats import Reader, UnusableRow
@@ -120,7 +120,7 @@ def _entry(row: Mapping[str, Any], view: Mapping[str, Any], reader: Reader, sour
         source=_source(view.get("source")) or source,
         messages=None if unusable else content,
         fault=(found.reason, _printable(found.detail)) if isinstance(found, UnusableRow) else (None, None),
-        line=json_line(row),
+        line=to_json_line(row),
     )
 
 

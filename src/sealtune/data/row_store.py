@@ -17,7 +17,7 @@ from typing import Any, Generic, Self, TypeVar, overload
 import numpy as np
 import pyarrow as pa
 
-from sealtune.core.json_rows import Line
+from sealtune.core.json_rows import JsonRow
 from sealtune.core.string_array import IntArray, StringArray
 from sealtune.core.types import Drop, Message, Sample
 from sealtune.data.ids import hash_text, name_repeats
@@ -228,7 +228,7 @@ class Samples(Stored[Sample]):
     def make(self, place: int, row_id: str, source: str, *values: Any) -> Sample:
         """The row with its conversation."""
         messages, line = values
-        return Sample(row_id, tuple(Message(*turn) for turn in json.loads(messages)), source, Line(line), place)
+        return Sample(row_id, tuple(Message(*turn) for turn in json.loads(messages)), source, JsonRow(line), place)
 
 
 class Drops(Stored[Drop]):
@@ -239,7 +239,7 @@ class Drops(Stored[Drop]):
     def make(self, place: int, row_id: str, source: str, *values: Any) -> Drop:
         """The row with its fault."""
         reason, detail, line = values
-        return Drop(row_id, source, reason, detail, Line(line), place)
+        return Drop(row_id, source, reason, detail, JsonRow(line), place)
 
 
 def open_rows(folder: Path) -> Rows:

@@ -21,7 +21,7 @@ from openai import DefaultAsyncHttpxClient
 
 from sealtune.core.config import JudgeConfig
 from sealtune.core.errors import RunError, UserError
-from sealtune.core.sanitize import HIDDEN, keep_secret
+from sealtune.core.sanitize import MASK, register_secret
 from sealtune.evaluation.ask import Deliver
 from sealtune.evaluation.judge_protocol import Failure, Outcome, Question, Reply
 
@@ -43,7 +43,7 @@ class Endpoint:
         self.config = config
         self.key = _key(config)
         if config.api_key_env:
-            keep_secret(self.key)
+            register_secret(self.key)
         self.identity: Mapping[str, Any] = {
             "model": config.model,
             "revision": config.revision,
@@ -119,11 +119,11 @@ class Endpoint:
     def _without_key(self, reply: Reply) -> Reply:
         if not self.config.api_key_env:
             return reply
-        return Reply(*(part.replace(self.key, HIDDEN) for part in reply))
+        return Reply(*(part.replace(self.key, MASK) for part in reply))
 
     def _in_short(self, text: str) -> str:
         """One line of what the server said; some repeat the key that they were given."""
-        shown = text.replace(self.key, HIDDEN) if self.config.api_key_env else text
+        shown = text.replace(self.key, MASK) if self.config.api_key_env else text
         return " ".join(shown.split())[:200]
 
 

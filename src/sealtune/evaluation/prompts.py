@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sealtune.core.config import DatasetConfig, PromptsConfig
 from sealtune.core.errors import UserError
-from sealtune.core.sanitize import can_be_written
+from sealtune.core.sanitize import is_valid_utf8
 from sealtune.core.types import Drop, Prompt
 from sealtune.data.encode import encode_prompt
 from sealtune.data.text_files import read_rows
@@ -150,7 +150,7 @@ def _prompt_text(where: str, row: Mapping[str, Any], config: PromptsConfig) -> s
         return None if known and known.text and row[column] is not None else ""
     if not isinstance(text, str):
         raise UserError(f"{where}: the prompt in column {column!r} is a {type(text).__name__}; every prompt is text")
-    if not can_be_written(text):
+    if not is_valid_utf8(text):
         raise UserError(f"{where}: the prompt in column {column!r} holds half of a surrogate pair; correct the text")
     return text
 

@@ -1,33 +1,38 @@
-"""``sealtune compare``: several ways to choose the rows, each tuned with the same steps and asked the same prompts.
+"""``sealtune compare``: several ways to select rows; all models train equally long and answer the same prompts.
 
-A method is ``base`` (the untouched model), ``full`` (all rows), ``safeinstr`` (all rows and safety rows mixed in), or
-the name of a ranker; ``NAME+safeinstr`` mixes the safety rows into the rows kept. Every method and seed is a run of its
-own in a folder of its own, so finished parts are reused and one that fails takes no other along.
+A method is ``base`` (the untuned model), ``full`` (all rows), ``safeinstr`` (all rows, with safety rows added), or a
+ranker; ``NAME+safeinstr`` adds the safety rows to the rows kept. Each method and seed is a run in its own folder, so
+finished stages are reused and a failed run does not affect the others.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sealtune.core import distributed
 from sealtune.core.config import Config
-from sealtune.core.console import say, track
+from sealtune.core.console import track
 from sealtune.core.errors import RunError, StoppedError, UserError
 from sealtune.core.types import Response, Verdict
 from sealtune.evaluation import comparison
 from sealtune.evaluation.comparison import MethodResult
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import adopt_stage, run_stage
 from sealtune.pipeline.stages import STAGES
 from sealtune.ranking import methods
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
-MIXED = "+safeinstr"
-SPECIAL = ("base", "full", "safeinstr")
+logger = logging.getLogger(__name__)
+
+SAFEINSTR = "+safeinstr"
+NO_RANKER = ("base", "full", "safeinstr")
+"""Methods that keep all rows."""
 
 
 class Variant(NamedTuple):
@@ -39,86 +44,94 @@ class Variant(NamedTuple):
 
 
 def compare(config: Config) -> dict[str, Any]:
-    """Run every method with every seed and write compare.json, compare.md and compare.html; gives compare.json.
+    """Run every method with every seed; write compare.json, compare.md and compare.html.
+
+    Returns:
+        The content of compare.json.
 
     Raises:
-        UserError: a method that is none, or settings that cannot be used.
+        UserError: an unknown method, or settings that cannot be used.
         RunError: every method failed.
+        StoppedError: a signal requested a stop.
     """
     check(config)
-    answered: list[MethodResult] = []
+    results: list[MethodResult] = []
     failed: list[dict[str, Any]] = []
     for variant in plan(config):
         try:
-            answered += _run(variant, answered)
+            results += _run(variant, results)
         except StoppedError:
             raise
         except (UserError, RunError) as error:
-            say(f"compare: {variant.method}, seed {variant.seed} failed: {error}")
+            logger.warning("compare: %s, seed %d failed: %s", variant.method, variant.seed, error)
             failed.append({"method": variant.method, "seed": variant.seed, "error": str(error)})
-    if not answered:
+    if not results:
         raise RunError(f"compare: every method failed; the first: {failed[0]['error']}")
-    preferred = _prefer(config, answered)
-    rows = comparison.table(answered, preferred, config.compare.reference)
-    return _write(config, rows, answered, failed)
+    table = comparison.table(results, _preferences(config, results), config.compare.reference)
+    return _write(config, table, results, failed)
 
 
 def check(config: Config) -> None:
-    """Raise UserError on what can be seen before anything is run."""
+    """Raise UserError on settings that cannot be compared, before anything runs."""
     if distributed.num_processes() > 1:
-        raise UserError("compare: start it without a launcher; it makes its runs one after the other in one process")
+        raise UserError("compare: start it without a launcher; its runs follow each other in one process")
     if isinstance(config.resume_from_checkpoint, str):
-        raise UserError("resume_from_checkpoint: true, for a comparison: each of its runs has checkpoints of its own")
+        raise UserError("resume_from_checkpoint: use true for a comparison; each of its runs has its own checkpoints")
     settings = config.compare
     for method in (*settings.methods, settings.reference):
         check_method(method)
     if settings.reference not in settings.methods:
         raise UserError(f"compare.reference: {settings.reference} is not among compare.methods; add it")
     if any(method.endswith("safeinstr") for method in settings.methods) and not settings.safety_datasets:
-        raise UserError("compare.safety_datasets: none given; safeinstr mixes these rows in")
+        raise UserError("compare.safety_datasets: none given; safeinstr adds these rows")
     if not config.evaluate.prompts:
         raise UserError("evaluate.prompts: none given; a comparison asks every model the same prompts")
 
 
 def check_method(method: str) -> None:
-    """Raise UserError, naming the nearest, where no method has this name."""
-    name = method.removesuffix(MIXED)
-    if method not in SPECIAL and name not in (*methods.names(), "full"):
-        raise UserError(f"compare.methods: {methods.unknown(name, [*methods.names(), *SPECIAL])}")
+    """Raise UserError, with the closest name, if there is no such method."""
+    name = method.removesuffix(SAFEINSTR)
+    if method not in NO_RANKER and name not in (*methods.names(), "full"):
+        raise UserError(f"compare.methods: {methods.unknown(name, [*methods.names(), *NO_RANKER])}")
 
 
-def plan(config: Config) -> Iterator[Variant]:
-    """The runs, one a method and seed; ``base`` needs none, since it is asked beside the first model that is tuned."""
+def plan(config: Config) -> list[Variant]:
+    """The runs, one per method and seed. ``base`` needs none: the first run evaluates the base model, too."""
     run = Run(config)
     run.folder.prepare()
-    steps = config.compare.max_steps or sft_steps(config, len(run.material.candidates[0]))
-    judges = [judge for judge in config.evaluate.judges if judge.name != "pairwise"]  # it needs two methods' answers
-    for seed in config.compare.seeds:
-        for method in config.compare.methods:
-            if method == "base":
-                continue
-            name, mixed = method.removesuffix(MIXED), method.endswith("safeinstr")
-            ranker = "random" if name in SPECIAL else name
-            keep = 1.0 if name in SPECIAL else config.select.keep_ratio
-            changes = {
-                "seed": seed,
-                "output_dir": str(Path(config.output_dir, "compare", method, f"seed-{seed}")),
-                "rank": config.rank.model_copy(update={"method": ranker}),
-                "tune": config.tune.model_copy(update={"max_steps": steps}),
-                "select": config.select.model_copy(
-                    update={
-                        "keep_ratio": keep,
-                        "mix_datasets": [*config.select.mix_datasets, *mixed * config.compare.safety_datasets],
-                    }
-                    | ({"threshold": None} if name in SPECIAL else {})
-                ),
-                "evaluate": config.evaluate.model_copy(update={"judges": judges, "base": False}),
-            }
-            yield Variant(method, seed, config.model_copy(update=changes))
+    steps = config.compare.max_steps or sft_steps(config, len(run.inputs.load_candidates().encoded))
+    return [
+        Variant(method, seed, config_for(config, method, seed, steps))
+        for seed in config.compare.seeds
+        for method in config.compare.methods
+        if method != "base"
+    ]
+
+
+def config_for(config: Config, method: str, seed: int, max_steps: int) -> Config:
+    """The configuration of the run of one method with one seed."""
+    rank, select, evaluate = config.rank.model_copy(), config.select.model_copy(), config.evaluate.model_copy()
+    rank.method = method.removesuffix(SAFEINSTR)
+    if rank.method in NO_RANKER:
+        rank.method = "random"
+        select.keep_ratio, select.threshold = 1.0, None
+    if method.endswith("safeinstr"):
+        select.mix_datasets = [*select.mix_datasets, *config.compare.safety_datasets]
+    evaluate.judges = [judge for judge in evaluate.judges if judge.name != "pairwise"]  # needs answers of two methods
+    evaluate.base = False
+    changes = {
+        "seed": seed,
+        "output_dir": str(Path(config.output_dir, "compare", method, f"seed-{seed}")),
+        "rank": rank,
+        "select": select,
+        "tune": config.tune.model_copy(update={"max_steps": max_steps}),
+        "evaluate": evaluate,
+    }
+    return config.model_copy(update=changes)
 
 
 def sft_steps(config: Config, rows: int) -> int:
-    """Steps that the kept share of the rows takes; the same for all methods, however many rows they train on."""
+    """Optimizer steps of every method, whatever its number of rows: those that the kept share of the rows takes."""
     if config.tune.max_steps > 0:
         return config.tune.max_steps
     keep = config.select.keep_ratio if isinstance(config.select.keep_ratio, float) else 1.0
@@ -127,41 +140,39 @@ def sft_steps(config: Config, rows: int) -> int:
 
 
 def _run(variant: Variant, before: Sequence[MethodResult]) -> list[MethodResult]:
-    """Run a variant; the first of all asks the base model too."""
-    config = variant.config
-    with_base = not any(part.method == "base" for part in before)
-    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"base": with_base})})
-    say(f"compare: {variant.method}, seed {variant.seed}")
-    run = Run(config)
-    run.adopt("rank", _twin(variant))
+    """Run one variant. The first run evaluates the base model, too."""
+    with_base = not any(result.method == "base" for result in before)
+    evaluate = variant.config.evaluate.model_copy(update={"base": with_base})
+    logger.info("compare: %s, seed %d", variant.method, variant.seed)
+    run = Run(variant.config.model_copy(update={"evaluate": evaluate}))
+    adopt_stage(run, "rank", _twin(variant))
     for stage in STAGES:
-        run.stage(stage)
+        run_stage(run, stage)
     models = {"tuned": variant.method} | ({"base": "base"} if with_base else {})
     return [_read(run.folder, model, method, variant.seed) for model, method in models.items()]
 
 
 def _twin(variant: Variant) -> RunFolder:
-    """Where the rows are ranked alike: same method and seed, with safety rows where this has none, or the reverse."""
+    """The run with the same ranking: the same method and seed, with safety rows if this one has none, or vice versa."""
     method = variant.method
-    other = method.removesuffix(MIXED) if method.endswith(MIXED) else method + MIXED
+    other = method.removesuffix(SAFEINSTR) if method.endswith(SAFEINSTR) else method + SAFEINSTR
     return RunFolder(Path(variant.config.output_dir).parents[1] / other / f"seed-{variant.seed}")
 
 
 def _read(folder: RunFolder, model: str, method: str, seed: int) -> MethodResult:
-    """One model's part of a run, under the name of its method."""
+    """One model's results from a run, under the name of its method."""
 
-    def own(name: str) -> list[dict[str, Any]]:
-        return [row | {"model": method} for row in folder.read_jsonl(name) if row["model"] == model]
+    def own(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"model": method} for row in rows if row["model"] == model]
 
     results = folder.read_json("results.json")
-    table = [row | {"model": method} for row in results["evaluation"] if row["model"] == model]
     facts = {} if model == "base" else {"rows": results["rows"], "ranking": results["ranking"], "cost": results["cost"]}
-    responses = [Response(**row) for row in own("evaluate/responses.jsonl")]
-    verdicts = [Verdict(**row) for row in own("evaluate/verdicts.jsonl")]
-    return MethodResult(method, seed, table, responses, verdicts, facts)
+    responses = [Response(**row) for row in own(folder.read_jsonl("evaluate/responses.jsonl"))]
+    verdicts = [Verdict(**row) for row in own(folder.read_jsonl("evaluate/verdicts.jsonl"))]
+    return MethodResult(method, seed, own(results["evaluation"]), responses, verdicts, facts)
 
 
-def _prefer(config: Config, answered: Sequence[MethodResult]) -> list[Verdict]:
+def _preferences(config: Config, results: Sequence[MethodResult]) -> list[Verdict]:
     """Verdicts of a pairwise judge between each method and the reference with the same seed."""
     from sealtune.evaluation.answer_cache import AnswerCache
     from sealtune.evaluation.judging import judge_all
@@ -171,43 +182,51 @@ def _prefer(config: Config, answered: Sequence[MethodResult]) -> list[Verdict]:
         return []
     settings = config.evaluate.model_copy(update={"judges": judges, "base": True})
     cache = AnswerCache(Path(config.output_dir, "compare", "judge_cache.jsonl"))
-    references = {part.seed: part for part in answered if part.method == config.compare.reference}
-    found = []
-    for part in answered:
-        reference = references.get(part.seed)
-        if reference is None or part is reference:
+    references = {result.seed: result for result in results if result.method == config.compare.reference}
+    preferences = []
+    for result in results:
+        reference = references.get(result.seed)
+        if reference is None or result is reference:
             continue
-        say(f"compare: {part.method} against {reference.method}, seed {part.seed}")
-        verdicts = judge_all([*part.responses, *reference.responses], settings, cache, track)
-        found += [verdict for verdict in verdicts if verdict.model == part.method]
-    return found
+        logger.info("compare: %s against %s, seed %d", result.method, reference.method, result.seed)
+        verdicts = judge_all([*result.responses, *reference.responses], settings, cache, track)
+        preferences += [verdict for verdict in verdicts if verdict.model == result.method]
+    return preferences
 
 
 def _write(
-    config: Config, rows: list[dict[str, Any]], answered: Sequence[MethodResult], failed: list[dict[str, Any]]
+    config: Config, table: list[dict[str, Any]], results: Sequence[MethodResult], failed: list[dict[str, Any]]
 ) -> dict[str, Any]:
     folder = RunFolder(config.output_dir)
-    seeds = sorted({part.seed for part in answered})
     content = {
         "model": config.model_name_or_path,
         "methods": config.compare.methods,
         "reference": config.compare.reference,
-        "seeds": seeds,
-        "table": rows,
-        "selection": comparison.selections(answered),
+        "seeds": sorted({result.seed for result in results}),
+        "table": table,
+        "selection": comparison.selections(results),
         "failed": failed,
     }
     folder.write_json("compare.json", content)
     folder.write_text("compare.md", comparison.markdown(content))
-    first = [part for part in answered if part.seed == seeds[0]]
-    view = ReportView(
+    folder.write_text("compare.html", render(_view(config, content, results)))
+    return content
+
+
+def _view(config: Config, content: dict[str, Any], results: Sequence[MethodResult]) -> ReportView:
+    """The page of the comparison. It shows the answers with the first seed."""
+    seeds = content["seeds"]
+    shown = [result for result in results if result.seed == seeds[0]]
+    return ReportView(
         title=f"Comparison of {len(config.compare.methods)} methods",
         config=config.model_dump(mode="json"),
-        manifest={"model": config.model_name_or_path, "seeds": ", ".join(map(str, seeds)), "failed": len(failed)},
-        evaluation=[row for row in rows if row["low"] is not None],
-        responses=[response for part in first for response in part.responses],
-        verdicts=[verdict for part in first for verdict in part.verdicts],
+        manifest={
+            "model": config.model_name_or_path,
+            "seeds": ", ".join(map(str, seeds)),
+            "failed": len(content["failed"]),
+        },
+        evaluation=[row for row in content["table"] if row["low"] is not None],
+        responses=[response for result in shown for response in result.responses],
+        verdicts=[verdict for result in shown for verdict in result.verdicts],
         rows_shown=config.report.rows_shown,
     )
-    folder.write_text("compare.html", render(view))
-    return content

@@ -1,4 +1,4 @@
-"""What a run costs and what it ran on: for manifests and for `sealtune env`."""
+"""Provenance and cost of a run, for the manifest and `sealtune env`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONAL = ("bitsandbytes", "gguf", "lm_eval", "deepspeed")
 
 
 def versions() -> dict[str, str]:
-    """Version of each package that matters and is installed."""
+    """Versions of Python and of the installed packages that affect results."""
     found = {}
     for name in (*PACKAGES, *OPTIONAL):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Commit of the code that runs, with ``-dirty`` where it was changed; None outside a checkout."""
+    """Commit of this code, with ``-dirty`` if files were changed; None outside a git checkout."""
     folder = Path(__file__).parents[3]
     if not (folder / ".git").exists():
         return None
@@ -39,7 +39,7 @@ def git_revision() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The hardware, in the words of torch."""
+    """The hardware, as reported by torch."""
     import torch
 
     facts: dict[str, Any] = {"platform": platform.platform(), "cpu_threads": torch.get_num_threads()}
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
 
 @contextmanager
 def measured() -> Iterator[dict[str, Any]]:
-    """A mapping that holds ``seconds`` and ``peak_memory_bytes`` of the block, once it ended."""
+    """Yield a mapping that receives ``seconds`` and ``peak_memory_bytes`` when the block ends."""
     cost: dict[str, Any] = {}
     started = time.perf_counter()
     reset_peak_memory()
@@ -62,7 +62,7 @@ def measured() -> Iterator[dict[str, Any]]:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring anew: on the GPU where there is one, else (Linux) the process's own high-water mark."""
+    """Reset the peak memory of the GPU or, without one, of this process (Linux only)."""
     if _on_gpu():
         sys.modules["torch"].cuda.reset_peak_memory_stats()
     else:
@@ -71,7 +71,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory() -> int | None:
-    """Most bytes in use since the last reset; None where the system does not tell."""
+    """Peak memory in bytes since the last reset; None if the system does not report it."""
     if _on_gpu():
         return int(sys.modules["torch"].cuda.max_memory_allocated())
     with suppress(OSError, ValueError, StopIteration):

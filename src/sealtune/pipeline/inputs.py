@@ -1,14 +1,14 @@
-"""What the stages of one run work on, each read when it is first needed and once only."""
+"""The rows, tokens and prompts of a run. Each is loaded when it is first needed, and only once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -31,99 +31,155 @@ from sealtune.models.load import fingerprint, load_tokenizer, tokenizer_fingerpr
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Owner = TypeVar("Owner")
+Loaded = TypeVar("Loaded")
 
-class Material:
-    """Rows, tokens and tokenizer of a run. With ``cache`` its rows are tokenised once for all stages.
 
-    ``parent`` is the material whose rows these are, under another model.
+def load_once(method: Callable[[Owner], Loaded]) -> Callable[[Owner], Loaded]:
+    """Make a method without arguments keep its result in the object."""
+    name = f"_{method.__name__}_result"
+
+    @wraps(method)
+    def cached(self: Owner) -> Loaded:
+        results = vars(self)
+        if name not in results:
+            results[name] = method(self)
+        loaded: Loaded = results[name]
+        return loaded
+
+    return cached
+
+
+@dataclass(frozen=True)
+class TokenizedRows:
+    """Rows, their tokens, and the rows that cannot be used."""
+
+    rows: Rows
+    encoded: Encoded
+    drops: Collection[Drop]
+
+
+class RunInputs:
+    """Rows, tokens, prompts and tokenizer of a run.
+
+    Args:
+        config: The configuration that names them.
+        cache: Keeps rows and tokens in the run folder, for later stages.
+        parent: The inputs that share their rows with these, under another model.
     """
 
-    def __init__(self, config: Config, cache: TokenCache | None = None, parent: Material | None = None) -> None:
+    def __init__(self, config: Config, cache: TokenCache | None = None, parent: RunInputs | None = None) -> None:
         self.config = config
         self.cache = cache
         self.parent = parent
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    @load_once
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer, with a chat template."""
         tokenizer = load_tokenizer(self.config)
         ensure_chat_template(tokenizer)
         return tokenizer
 
-    @cached_property
-    def rows(self) -> Rows:
-        """The candidates as they came through the door."""
-        if self.parent is not None:
-            return self.parent.rows
-        return self._load("candidates", _required("datasets", self.config.datasets))
-
-    @cached_property
-    def for_ranking(self) -> Material:
-        """What the ranker works on: the same rows under the model that ranks, which often is the one to be tuned."""
+    @load_once
+    def for_ranking(self) -> RunInputs:
+        """The same rows under the model that ranks them; these inputs themselves if it is the model to be tuned."""
         if self.config.ranking is self.config:
             return self
         cache = self.cache and TokenCache(self.cache.folder, "ranking_")
-        return Material(self.config.ranking, cache, parent=self)
+        return RunInputs(self.config.ranking, cache, parent=self)
 
-    @cached_property
-    def candidates(self) -> tuple[Encoded, Collection[Drop]]:
-        """The candidates as tokens, and all rows that cannot be used by this model or the one that ranks."""
-        encoded, drops = self.encoded
-        if self.for_ranking is self:
-            return encoded, drops
-        usable, faults = self.for_ranking.encoded
-        both = encoded.isin(usable.ids)
-        if len(both) == 0:
-            raise UserError(
-                "no row is usable by both the model and rank.model_name_or_path; first: " + next(iter(faults)).detail
-            )
-        known = {drop.id for drop in drops}
-        more = [replace(d, detail=f"for the model that ranks: {d.detail}") for d in faults if d.id not in known]
-        return both, Unused(drops, more)
+    # -- candidates --------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def ranked(self) -> Encoded:
-        """The candidates as tokens of the model that ranks."""
-        return self.for_ranking.encoded[0].isin(self.candidates[0].ids)
-
-    @cached_property
-    def encoded(self) -> tuple[Encoded, Collection[Drop]]:
-        """The candidates as tokens of this model alone, and the rows that it cannot use."""
-        encoded, drops = self.encode(self.rows, "candidates")
-        return encoded, Unused(self.rows.drops, drops)
-
-    @cached_property
-    def safe_rows(self) -> Rows:
-        """The safe set as it came through the door."""
+    @load_once
+    def load_rows(self) -> Rows:
+        """The candidates before tokenization."""
         if self.parent is not None:
-            return self.parent.safe_rows
+            return self.parent.load_rows()
+        return self._load("candidates", _required("datasets", self.config.datasets))
+
+    @load_once
+    def load_candidates(self) -> TokenizedRows:
+        """The candidates that both this model and the ranking model can use. Raises UserError if there are none."""
+        own, ranking = self._load_own_candidates(), self.for_ranking()
+        if ranking is self:
+            return own
+        other = ranking._load_own_candidates()
+        encoded = own.encoded.isin(other.encoded.ids)
+        if len(encoded) == 0:
+            first = next(iter(other.drops)).detail
+            raise UserError(f"no row is usable by both the model and rank.model_name_or_path; first: {first}")
+        known = {drop.id for drop in own.drops}
+        more = [replace(d, detail=f"for the ranking model: {d.detail}") for d in other.drops if d.id not in known]
+        return TokenizedRows(own.rows, encoded, Unused(own.drops, more))
+
+    @load_once
+    def load_ranking_candidates(self) -> Encoded:
+        """The same candidates, tokenized for the ranking model."""
+        return self.for_ranking()._load_own_candidates().encoded.isin(self.load_candidates().encoded.ids)
+
+    @load_once
+    def _load_own_candidates(self) -> TokenizedRows:
+        """The candidates that this model can use."""
+        return self.tokenize(self.load_rows(), "candidates")
+
+    def load_labels(self) -> Labels | None:
+        """True labels of the candidates by id (1 = unsafe), used in reports only. Raises UserError on other values."""
+        column = self.config.label_column
+        if column is None:
+            return None
+        samples = self.load_rows().samples
+        labels = (_label(sample.row, column, sample.id) for sample in samples)
+        return Labels(samples.ids, np.fromiter(labels, np.int64, len(samples)))
+
+    # -- other data sets ---------------------------------------------------------------------------------------------
+
+    @load_once
+    def load_safe(self) -> TokenizedRows:
+        """The safe set."""
+        return self.tokenize(self._load_safe_rows(), "safe")
+
+    @load_once
+    def _load_safe_rows(self) -> Rows:
+        if self.parent is not None:
+            return self.parent._load_safe_rows()
         return self._load("safe", _required("safe_datasets", self.config.safe_datasets))
 
-    @cached_property
-    def safe(self) -> tuple[Encoded, Collection[Drop]]:
-        """The safe set as tokens, and its rows that cannot be used."""
-        encoded, drops = self.encode(self.safe_rows, "safe")
-        return encoded, Unused(self.safe_rows.drops, drops)
-
-    @cached_property
-    def mixed(self) -> Rows:
-        """Rows that are added after selection; often none."""
+    @load_once
+    def load_mix_rows(self) -> Rows:
+        """The rows that are added after selection; there may be none."""
         return load(self.config.select.mix_datasets) if self.config.select.mix_datasets else no_rows()
 
-    @cached_property
-    def prompts(self) -> Prompts:
-        """What the models are asked, and the prompts that cannot be asked."""
+    @load_once
+    def load_held_out(self) -> TokenizedRows:
+        """Held-out rows of the task."""
+        return self.tokenize(load(self.config.evaluate.held_out_datasets))
+
+    @load_once
+    def load_prompts(self) -> Prompts:
+        """The evaluation prompts, and those that cannot be used."""
         settings = self.config.evaluate
         found = load_prompts(settings.prompts)
-        return fit(found, self.tokenizer, settings.max_prompt_length, settings.max_new_tokens) if found.asked else found
+        if not found.asked:
+            return found
+        return fit(found, self.load_tokenizer(), settings.max_prompt_length, settings.max_new_tokens)
 
-    @cached_property
-    def held_out(self) -> tuple[Encoded, Collection[Drop]]:
-        """Rows of the task that nothing was trained on."""
-        return self.encode(load(self.config.evaluate.held_out_datasets))
+    @load_once
+    def fingerprints(self) -> dict[str, Any]:
+        """The model and the data sets, with hashes of all local files."""
+        return {
+            "model": fingerprint(self.config),
+            "datasets": [data_fingerprint(c) for c in self.config.datasets],
+            "safe_datasets": [data_fingerprint(c) for c in self.config.safe_datasets],
+        }
 
-    def encode(self, rows: Rows, name: str | None = None) -> tuple[Encoded, Collection[Drop]]:
-        """Rows as tokens under the run's tokenizer and ``max_length``; kept under ``name`` where there is a cache.
+    # -- loading and tokenization ------------------------------------------------------------------------------------
+
+    def tokenize(self, rows: Rows, name: str | None = None) -> TokenizedRows:
+        """Tokenize rows under the run's tokenizer and ``max_length``.
+
+        Args:
+            rows: The rows.
+            name: Name of their tokens in the cache; without a name they are not cached.
 
         Raises:
             UserError: no row can be used.
@@ -131,73 +187,53 @@ class Material:
         length, overlong_rows = self.config.max_length, self.config.overlong_rows
         found = None
         if self.cache is not None and name is not None:
-            about = f"{tokenizer_fingerprint(self.tokenizer)} {length} {overlong_rows}"
-            found = self.cache.get(name, about, rows, lambda: self._tokenise(rows, name))
-        encoded, drops = found or encode(rows.samples, self.tokenizer, length, overlong_rows)
+            about = f"{tokenizer_fingerprint(self.load_tokenizer())} {length} {overlong_rows}"
+            found = self.cache.get(name, about, rows, lambda: self._tokenize(rows, name))
+        encoded, drops = found or encode(rows.samples, self.load_tokenizer(), length, overlong_rows)
         if len(encoded) == 0:
             reasons, first = sorted({drop.reason for drop in drops}), next(iter(drops))
             raise UserError(
                 f"no usable row is left of {len(rows.samples)} ({', '.join(reasons)}); first: {first.detail}; "
-                f"look at them with `sealtune inspect`, or raise max_length={self.config.max_length}"
+                f"look at them with `sealtune inspect`, or raise max_length={length}"
             )
-        return encoded, drops
+        return TokenizedRows(rows, encoded, Unused(rows.drops, drops))
 
-    def _tokenise(self, rows: Rows, name: str) -> Iterator[list[Part | UnusableRow]]:
-        done, total = 0, len(rows.samples)
+    def _tokenize(self, rows: Rows, name: str) -> Iterator[list[Part | UnusableRow]]:
+        config, done, total = self.config, 0, len(rows.samples)
         with track(f"{name}: tokens") as advance:
-            for batch in encode_batches(
-                rows.samples, self.tokenizer, self.config.max_length, self.config.overlong_rows
-            ):
+            for batch in encode_batches(rows.samples, self.load_tokenizer(), config.max_length, config.overlong_rows):
                 yield batch
                 done += len(batch)
-                if done < total:  # a bar is for those who wait
+                if done < total:  # no progress line for a single batch
                     tokens = sum(len(tried[0]) for tried in batch if not isinstance(tried, UnusableRow))
                     advance(done, total, len(batch), tokens)
 
     def _load(self, name: str, configs: list[DatasetConfig]) -> Rows:
-        """The rows of these data sets, kept under ``name`` where there is a cache."""
+        """The rows of these data sets. With a cache they are kept under ``name``."""
         if self.cache is None:
             return load(configs)
-        prints = [data_fingerprint(config) for config in configs]
-        about = None if any(found["sha256"] is None for found in prints) else json.dumps(prints, default=str)
+        found = [data_fingerprint(config) for config in configs]
+        about = None if any(one["sha256"] is None for one in found) else json.dumps(found, default=str)
         with track(f"{name}: rows") as advance:
 
-            def tell(rows: int, total: int | None) -> None:
+            def report_progress(rows: int, total: int | None) -> None:
                 if total is None:
                     advance(rows, None, note="counted")
                 else:
-                    advance(rows, total + 1, TELL_EVERY)  # all that is left to do then is to name them
+                    advance(rows, total + 1, TELL_EVERY)  # one step remains: the ids
 
-            return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, tell))
-
-    def labels(self) -> Labels | None:
-        """Ground truth of the candidates by id, 1 = unsafe; for reports alone. Raises UserError on other values."""
-        column = self.config.label_column
-        if column is None:
-            return None
-        samples = self.rows.samples
-        truth = (_label(sample.row, column, sample.id) for sample in samples)
-        return Labels(samples.ids, np.fromiter(truth, np.int64, len(samples)))
-
-    @cached_property
-    def fingerprints(self) -> dict[str, Any]:
-        """What the run is made from: the model, and a hash of every file of rows."""
-        return {
-            "model": fingerprint(self.config),
-            "datasets": [data_fingerprint(c) for c in self.config.datasets],
-            "safe_datasets": [data_fingerprint(c) for c in self.config.safe_datasets],
-        }
+            return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, report_progress))
 
 
 def data_fingerprint(config: DatasetConfig) -> dict[str, Any]:
-    """The settings of a data set, with a hash of its file or files where they are local."""
+    """The settings of a data set, with a hash of its rows if they are on this machine."""
     if config.rows is None:
         return {**config.model_dump(), "sha256": path_fingerprint(config.path)}
     return {**config.model_dump(), "sha256": hashlib.sha256(repr(config.rows).encode("utf-8", "replace")).hexdigest()}
 
 
 def path_fingerprint(path: str) -> str | None:
-    """SHA-256 of a file, or of all files of a folder; None for what is not on this machine."""
+    """SHA-256 of a file, or of all files in a folder; None if the path is not on this machine."""
     place = Path(path)
     if place.is_file():
         return hash_file(place)
@@ -214,7 +250,7 @@ def _required(key: str, configs: list[DatasetConfig]) -> list[DatasetConfig]:
     return configs
 
 
-def _label(row: Any, column: str, row_id: str) -> int:
+def _label(row: Mapping[str, Any], column: str, row_id: str) -> int:
     if column not in row:
         raise UserError(f"label_column: row {row_id} has no column {column!r}; columns: {', '.join(map(str, row))}")
     try:

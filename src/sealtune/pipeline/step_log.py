@@ -1,4 +1,4 @@
-"""What happens beside the steps of a stage: progress, the log, checkpoints, and a stop that loses nothing."""
+"""The step log of a ranking, with progress, checkpoints, and stops that lose no work."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 
     from sealtune.ranking.progress import StepRecord
 
-LOG_MOST = 20_000
-"""Records that a log holds at most: more than a picture shows, and each checkpoint carries all of them."""
+MAX_RECORDS = 20_000
+"""Most records in a log: more than a figure can show, and every checkpoint contains all of them."""
 
 SUMS, MEANS = ("rows", "tokens", "seconds"), ("safe_loss", "candidate_loss", "hat_loss", "gap")
-"""What neighbours have together once they are one record, a mean by their rows; the rest is as of the later."""
+"""Fields that are added, or averaged by rows, when two records are merged; the others are those of the later step."""
 
 
 class StepLog(Checkpointer):
-    """Called after every step of a ranking. ``records`` is the log so far, that of a resumed run included."""
+    """Logs every step of a ranking, shows its progress, and saves checkpoints.
+
+    Attributes:
+        records: The log so far, including that of the run that was resumed.
+    """
 
     def __init__(self, folder: RunFolder, inputs: Mapping[str, Any], save_steps: int, advance: Advance) -> None:
         super().__init__("rank", folder, inputs, save_steps)
@@ -31,30 +35,39 @@ class StepLog(Checkpointer):
         self.records: list[dict[str, Any]] = []
 
     def resume(self, which: bool | str) -> Checkpoint | None:
-        """The newest checkpoint, with the log up to it; None where there is none or none is wanted."""
+        """The checkpoint to resume from, whose log is continued; None to start at the first step."""
         found = super().resume(which)
         self.records = found.records if found else []
         return found
 
     def on_step(self, record: StepRecord, total: int, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Show and log the step; save where it is time to, or where a stop was asked for (then raises StoppedError)."""
+        """Log one step, and save a checkpoint if it is due.
+
+        Args:
+            record: The step.
+            total: Steps in total.
+            state: Returns the state to save.
+
+        Raises:
+            StoppedError: a stop was requested; the checkpoint is saved.
+        """
         self.records.append(dataclasses.asdict(record))
-        if len(self.records) > LOG_MOST:
-            self.records = in_pairs(self.records)
+        if len(self.records) > MAX_RECORDS:
+            self.records = merge_pairs(self.records)
         losses = {"safe": record.safe_loss, "candidates": record.candidate_loss, "gap": record.gap}
         note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
         self.advance(record.step, total, record.rows, record.tokens, note)
-        if self.is_due(record.step, total):
+        if self.should_save(record.step, total):
             self.save(Checkpoint(record.step, state(), self.records), total)
 
 
-def in_pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Half as many records, each of two neighbours; done again and again, the oldest steps are told most coarsely."""
+def merge_pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Half as many records: each pair of neighbours is merged. After repeated merges, early steps are coarsest."""
     pairs = [records[i : i + 2] for i in range(0, len(records), 2)]
-    return [_joined(pair) for pair in pairs]
+    return [_merged(pair) for pair in pairs]
 
 
-def _joined(pair: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(pair: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def mean(name: str) -> float | None:
         known = [(record[name], record["rows"]) for record in pair if record[name] is not None]
         return sum(value * rows for value, rows in known) / sum(rows for _, rows in known) if known else None

@@ -24,7 +24,7 @@ from sealtune.core.string_array import FloatArray
 from sealtune.core.types import Contamination
 
 Z_THRESHOLD = 2.75
-"""Standard errors by which low candidates must exceed low safe rows somewhere: in one of 20 to 80 clean sets they do."""
+"""Standard errors by which low candidates must exceed low safe rows somewhere: one in 20 to 80 clean sets does."""
 
 LOW_SHARE = 0.2
 """Share of the safe set up to which a logit counts as low: above it, (6) is a small difference of large numbers."""
@@ -33,7 +33,7 @@ MAX_THRESHOLDS = 5_000
 """Logits that serve as thresholds; of more, as many quantiles."""
 
 MIN_SAFE_ROWS = 8
-"""Safe rows below which nothing is estimated: a single one that happens to be high would make all others look unsafe."""
+"""Safe rows below which nothing is estimated: a single high one would make all others look unsafe."""
 
 
 def estimate(logits: FloatArray, safe_logits: FloatArray) -> Contamination:

@@ -212,8 +212,8 @@ def rank_correlation(left: Tensor, right: Tensor) -> Tensor:
 
 
 LOGIT_BYTES = 36
-"""Host bytes per candidate: its place in the shuffle (8); its logit, and the logit at the end of the last epoch, visits,
-last loss and last gap (28)."""
+"""Host bytes per candidate: its place in the shuffle (8); its logit, its logit at the end of the last epoch, visits, last
+loss and last gap (28)."""
 
 ADAM_BYTES = 16
 """Host bytes per candidate of the two moments of dense Adam."""

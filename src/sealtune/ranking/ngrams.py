@@ -1,4 +1,4 @@
-"""Unigrams and bigrams of response tokens as 64-bit hashes: what the rankers that need no model look at."""
+"""Unigrams and bigrams of response tokens as 64-bit hashes: the features of rankers that need no model."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sealtune.data.encoded import Encoded
 HashArray = npt.NDArray[np.uint64]
 
 BLOCK = 1024
-"""Rows looked at together: memory does not grow with the data set."""
+"""Rows processed at once, so that memory does not grow with the data set."""
 
 
 def blocks(rows: Encoded, size: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """(first, behind the last) position of each block of rows."""
+    """The (start, stop) positions of each block of rows."""
     for start in range(0, len(rows), size):
         yield start, min(start + size, len(rows))
 
 
 def hashed_ngrams(rows: Encoded, start: int, stop: int) -> tuple[IntArray, HashArray]:
-    """All n-grams of the learned tokens of rows ``start`` to ``stop``: each one's row, from 0, and its hash, (G,) both.
+    """All n-grams of the response tokens of rows ``start`` to ``stop``: their rows, from 0, and their hashes, both (G,).
 
-    Prompts are left out: the mask is all that tells a row's own words from the template that every row shares. A
-    bigram is two neighbours that are both learned; it joins neither two rows nor two turns.
+    Prompts are left out, because only the loss mask separates the words of a row from the chat template that all rows
+    share. A bigram is two adjacent response tokens; it crosses neither rows nor turns.
     """
     rows = rows.block(start, stop)
     mask, tokens = rows.mask, rows.tokens.astype(np.uint64)
@@ -38,7 +38,7 @@ def hashed_ngrams(rows: Encoded, start: int, stop: int) -> tuple[IntArray, HashA
 
 
 def _mix(values: HashArray) -> HashArray:
-    """Each value's hash: one step of SplitMix64, the same on every machine.
+    """The hash of each value: one step of SplitMix64, the same on every machine.
 
     Source: Steele, Lea, Flood (OOPSLA 2014), "Fast splittable pseudorandom number generators", figure 14.
     """

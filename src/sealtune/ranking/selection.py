@@ -14,7 +14,7 @@ from sealtune.core.types import Contamination, Rejections, Scores, Selection
 from sealtune.ranking.contamination import estimate
 
 MIN_DROPPED = 0.02
-"""Share that ``keep_ratio: auto`` drops if the estimate is not significant: a few unsafe rows may hide at the bottom."""
+"""Share that ``keep_ratio: auto`` drops if the estimate is not significant: a few rows at the bottom may be unsafe."""
 
 MAX_DROPPED = 0.75
 """Share from which ``keep_ratio: auto`` stops: candidates and safe set may simply be of different kinds."""
@@ -121,6 +121,6 @@ def require_same_ids(scores: Scores, ids: Iterable[str], where: str) -> None:
     if missing or extra:
         example = min(missing or extra)
         raise UserError(
-            f"{where}: the scores do not match the data: {len(missing)} rows have no score and {len(extra)} scores have "
-            f"no row, for example id {example}; rank again, or give the data that was ranked"
+            f"{where}: the scores do not match the data: {len(missing)} rows have no score and {len(extra)} scores "
+            f"have no row, for example id {example}; rank again, or give the data that was ranked"
         )

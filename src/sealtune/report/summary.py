@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sealtune.core.sanitize import printable
+from sealtune.core.sanitize import escape_unprintable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,9 +30,9 @@ def short_table(results: dict[str, Any]) -> Table:
     if found := sure["estimated_unsafe"]:
         table.add_row("estimated share of unsafe rows", f"{found['share']:.0%} (at most {found['high']:.0%})", "")
     if sure["borderline_rows"] is not None:
-        table.add_row("rows near the threshold", "", f"{sure['rows_near_the_threshold']:,}")
+        table.add_row("rows near the threshold", "", f"{sure['borderline_rows']:,}")
     for title, row in _measures(results["evaluation"]).items():
-        table.add_row(escape(printable(title)), _show(row.get("base")), _show(row.get("tuned")))
+        table.add_row(escape(escape_unprintable(title)), _show(row.get("base")), _show(row.get("tuned")))
     table.add_row("seconds", "", "  ".join(f"{name} {cost['seconds']:.0f}" for name, cost in results["cost"].items()))
     return table
 

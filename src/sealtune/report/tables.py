@@ -95,7 +95,7 @@ def labelled(view: ReportView) -> tuple[FloatArray, IntArray] | None:
 
 def truth_of_rows(view: ReportView) -> IntArray:
     """1 for each ranked row that is unsafe, 0 for a safe one, -1 where it is not known, (N,)."""
-    return Labels.known(view.labels or {}).of(view.scores.ids)
+    return Labels.from_mapping(view.labels or {}).lookup(view.scores.ids)
 
 
 def kept_rows(view: ReportView) -> npt.NDArray[np.bool_]:

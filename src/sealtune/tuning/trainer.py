@@ -152,7 +152,7 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
         self.checkpointer = checkpointer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = self.checkpointer.is_due(state.global_step, state.max_steps)
+        control.should_save = self.checkpointer.should_save(state.global_step, state.max_steps)
 
 
 def random_state() -> dict[str, Tensor]:

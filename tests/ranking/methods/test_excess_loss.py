@@ -43,19 +43,19 @@ def test_the_score_is_loss_before_minus_loss_after():
     assert np.array_equal(scores.score, -scores.gap)
 
 
-def test_progress_tells_two_passes_and_one_epoch():
+def test_progress_reports_two_passes_and_one_epoch():
     rows, safe = random_rows(11), random_rows(6, 1, "safe")
     _, records = rank(rows, safe, num_train_epochs=3)
     assert [record.step for record, _, _ in records] == list(range(1, 9))
     assert {total for _, total, _ in records} == {8}
-    met = [record.rows for record, _, _ in records]
-    assert met[:3] == met[5:] == [4, 4, 3] and sum(met[3:5]) == 6
+    rows_seen = [record.rows for record, _, _ in records]
+    assert rows_seen[:3] == rows_seen[5:] == [4, 4, 3] and sum(rows_seen[3:5]) == 6
     assert sum(record.tokens for record, _, _ in records) == 2 * len(rows.tokens) + len(safe.tokens)
     assert [record.safe_loss is None for record, _, _ in records] == [True] * 3 + [False] * 2 + [True] * 3
     assert all(state() == {} for _, _, state in records)
 
 
-def test_dropout_works_while_tuning_alone_and_repeats():
+def test_dropout_is_active_only_while_training_and_repeats():
     rows, safe = random_rows(11), random_rows(6, 1, "safe")
     plain, noisy, again = (rank(rows, safe, lora_dropout=p)[0] for p in (0.0, 0.5, 0.5))
     assert np.array_equal(noisy.score, again.score)

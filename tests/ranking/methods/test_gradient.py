@@ -63,14 +63,14 @@ def test_the_sketch_keeps_cosines_and_holds_no_matrix():
     assert not torch.equal(Sketch(parameters, seed=1)(shared), sketch(shared))
 
 
-def test_a_loss_that_is_not_finite_names_the_row():
+def test_a_non_finite_loss_names_the_row():
     def broken():
         model = tiny_model(tie_word_embeddings=False)
         model.model.embed_tokens.weight.data[7] = torch.nan
         return model
 
     mask = np.arange(6) > 2
-    rows = Encoded.join(["fine", "bad"], ["made"] * 2, [(np.arange(20, 26), mask), (np.arange(6, 12), mask)])
+    rows = Encoded.join(["good", "bad"], ["made"] * 2, [(np.arange(20, 26), mask), (np.arange(6, 12), mask)])
     with pytest.raises(RunError, match=r"1 of 2 rows is not finite \(bad\)"):
         rank(rows, rows.take([0]), broken)
 

@@ -1,4 +1,4 @@
-"""The released method scores rows by when they were last visited; ours does not."""
+"""The released method scores rows by when they were last visited; ours do not."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ ROWS, BATCH, EPOCHS = 2000, 4, 3
 
 
 class NoisyPlayer:
-    """Losses that fall while training goes on, and say nothing of the rows: all are exchangeable."""
+    """Losses that fall during training and carry no information about the rows, which are exchangeable."""
 
     def __init__(self):
         self.random = torch.Generator().manual_seed(1)
@@ -31,7 +31,7 @@ class NoisyPlayer:
     def descend(self):
         self.steps += 1
 
-    def state(self):
+    def state_dict(self):
         return {}
 
 
@@ -59,17 +59,17 @@ def recency(method, monkeypatch):
 
 
 def test_the_released_method_shows_the_recency_artefact(monkeypatch):
-    # All rows rise by one learning rate a step, save for some hundred steps after each visit, while Adam remembers how
-    # large the gradient was: a row met just now has that halt still before it.
+    # All rows rise by one learning rate per step, except for some hundred steps after a visit, while Adam remembers how
+    # large the gradient was: a row visited just now has not had that pause yet.
     assert recency(seal_released, monkeypatch) > 0.6
 
 
-def test_seal_does_not(monkeypatch):
+def test_seal_has_no_recency_artefact(monkeypatch):
     assert abs(recency(seal, monkeypatch)) < 0.05
 
 
-def test_the_default_does_not():
-    """Rows of one length are looked at in the order of their ids; what they hold is random."""
+def test_the_default_has_no_recency_artefact():
+    """Rows of one length are processed in the order of their ids; their contents are random."""
     random = np.random.default_rng(0)
     parts = [(random.integers(3, VOCABULARY, 12).astype(np.int32), np.arange(12) >= 5) for _ in range(ROWS)]
     rows = Encoded.join([f"row-{i:04d}" for i in range(ROWS)], ["made"] * ROWS, parts)
@@ -79,7 +79,7 @@ def test_the_default_does_not():
     assert abs(rank_correlation(methods.rank(default).score, np.arange(ROWS))) < 0.05
 
 
-def test_what_the_released_method_fixes_the_config_cannot_change(monkeypatch):
+def test_the_config_cannot_change_what_the_released_method_fixes(monkeypatch):
     seen = []
     monkeypatch.setattr(SealLoop, "finish", lambda ranking, on_step, resume: seen.append(ranking))
     seal_released.rank(job(8, algorithm=1, weighting="sigmoid", gamma_schedule="constant", gamma=0.1))

@@ -1,4 +1,4 @@
-"""The five stages, a file each: ``inputs`` are all the things that the outcome depends on; ``work`` makes it."""
+"""The five stages, one file per stage: ``depends_on`` lists what the result depends on, ``work`` makes it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """One stage; ``shared``: by all processes, else the first does it alone."""
+    """One stage. It runs in the main process alone, unless ``all_processes`` is set."""
 
-    inputs: Callable[[Run], dict[str, Any]]
+    depends_on: Callable[[Run], dict[str, Any]]
     work: Callable[[Run, Mapping[str, Any]], Outcome]
-    shared: bool = False
+    all_processes: bool = False
 
 
 STAGES = {
-    "rank": Stage(rank.inputs, rank.work, shared=True),
-    "select": Stage(select.inputs, select.work),
-    "tune": Stage(tune.inputs, tune.work, shared=True),
-    "evaluate": Stage(evaluate.inputs, evaluate.work),
-    "report": Stage(report.inputs, report.work),
+    "rank": Stage(rank.depends_on, rank.work, all_processes=True),
+    "select": Stage(select.depends_on, select.work),
+    "tune": Stage(tune.depends_on, tune.work, all_processes=True),
+    "evaluate": Stage(evaluate.depends_on, evaluate.work),
+    "report": Stage(report.depends_on, report.work),
 }

@@ -1,4 +1,4 @@
-"""What a stage leaves behind, and how rows that could not be used are told."""
+"""What a stage returns, and the format of drops.jsonl."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sealtune.core.types import Drop
 
 
 class Outcome(NamedTuple):
-    """Files that a stage wrote, by their names in the run folder, and facts for the manifest."""
+    """The files that a stage wrote, relative to the run folder, and facts for its manifest entry."""
 
     files: Iterable[str]
     facts: Mapping[str, Any]
 
 
 def drop_records(**sets: Iterable[Drop]) -> Iterator[dict[str, Any]]:
-    """Lines of a drops.jsonl: a row of one of these sets and why it was not used."""
+    """Records of a drops.jsonl: the rows of each named set that were not used, with the reason."""
     for name, drops in sets.items():
         for drop in drops:
             yield {"set": name, "id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}

@@ -1,4 +1,4 @@
-"""What was found is shown: results.json and report.html."""
+"""Writes results.json and report.html."""
 
 from __future__ import annotations
 
@@ -10,29 +10,36 @@ import numpy as np
 from sealtune.pipeline.stages.outcome import Outcome
 
 if TYPE_CHECKING:
+    from sealtune.pipeline.results import Findings
     from sealtune.pipeline.run import Run
 
 
-def inputs(run: Run) -> dict[str, Any]:
-    """Everything that the other stages made."""
-    stages = run.folder.manifest().get("stages", {})
-    done = {name: entry["outputs"] for name, entry in stages.items() if name != "report"}
-    for name in done.keys() & {"rank", "select", "evaluate"}:  # what is shown must be what they wrote
+def depends_on(run: Run) -> dict[str, Any]:
+    """The files of all other stages."""
+    stages = run.folder.manifest().stages
+    done = {name: entry.outputs for name, entry in stages.items() if name != "report"}
+    for name in done.keys() & {"rank", "select", "evaluate"}:  # the report must not show files that were changed
         run.folder.outputs_of(name)
-    return run.settings("report", "label_column") | {"datasets": run.material.fingerprints["datasets"], "outputs": done}
+    return run.settings("report", "label_column") | {"datasets": run.inputs.fingerprints()["datasets"], "outputs": done}
 
 
-def work(run: Run, inputs: Mapping[str, Any]) -> Outcome:
-    """Write results.json and report.html from what is there."""
-    from sealtune.pipeline.results import LeftOut, collect, view
-    from sealtune.ranking.selection import require_same_ids
+def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
+    """Write results.json and report.html from the stages that are finished."""
+    from sealtune.pipeline.results import collect, read_findings, view
     from sealtune.report.page import render
 
-    scores = run.folder.read_scores()
-    ids = run.material.rows.samples.ids
-    usable = ids.take(np.flatnonzero(~ids.isin(drop.id for drop in LeftOut(run.folder))))
-    require_same_ids(scores, usable, str(run.folder.path("rank/scores.parquet")))
-    results = collect(run)
+    findings = read_findings(run.folder)
+    _require_same_candidates(run, findings)
+    results = collect(run, findings)
     run.folder.write_json("results.json", results)
-    run.folder.write_text("report.html", render(view(run, results)))
+    run.folder.write_text("report.html", render(view(run, findings, results)))
     return Outcome(["results.json", "report.html"], {})
+
+
+def _require_same_candidates(run: Run, findings: Findings) -> None:
+    """Raise UserError if the candidates are not those that were ranked."""
+    from sealtune.ranking.selection import require_same_ids
+
+    ids = run.inputs.load_rows().samples.ids
+    usable = ids.take(np.flatnonzero(~ids.isin(drop.id for drop in findings.drops)))
+    require_same_ids(findings.scores, usable, str(run.folder.path("rank/scores.parquet")))

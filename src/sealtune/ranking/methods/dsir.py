@@ -21,8 +21,8 @@ BUCKETS = 10_000
 """As in the paper."""
 
 ADDED = 1.0
-"""Added to the count of each bucket, where their code adds 1e-8 to each share: safe sets may be small here, and a bucket
-that twenty rows happen to miss is not evidence of eighteen nats."""
+"""Added to the count of each bucket, where their code adds 1e-8 to each share: safe sets may be small here, and that
+twenty rows happen to miss a bucket is not evidence of eighteen nats."""
 
 
 def rank(job: Job) -> Scores:

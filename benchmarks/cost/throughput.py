@@ -76,7 +76,7 @@ def measure_here(args: argparse.Namespace) -> dict:
     from sealtune.core.config_io import build_config
     from sealtune.models import load as models
     from sealtune.pipeline.environment import peak_memory, reset_peak_memory
-    from sealtune.pipeline.inputs import Material
+    from sealtune.pipeline.inputs import RunInputs
 
     block = {"per_device_train_batch_size": args.batch, "gamma": 0.5, "gamma_schedule": "constant"}
     config = build_config(
@@ -90,12 +90,12 @@ def measure_here(args: argparse.Namespace) -> dict:
             "tune": {"per_device_train_batch_size": args.batch},
         }
     )
-    material = Material(config)
-    (candidates, _), (safe, _) = material.candidates, material.safe
+    inputs = RunInputs(config)
+    candidates, safe = inputs.load_candidates().encoded, inputs.load_safe().encoded
     rate = matrix_rate(models.compute_dtype(config))
     model = models.load_model(config)
     reset_peak_memory()
-    steps = measure(args.variant, model, material.tokenizer, candidates, safe, config, args.warm_up + args.steps)
+    steps = measure(args.variant, model, inputs.load_tokenizer(), candidates, safe, config, args.warm_up + args.steps)
     head = model.get_output_embeddings().weight.numel()
     weights = model.base_model.layers.named_parameters()
     layers = sum(p.numel() for name, p in weights if p.dim() == 2 and "lora" not in name)

@@ -1,91 +1,97 @@
 """How well rankers find the unsafe rows of labelled mixtures, and what they cost, in one run.
 
-A mixture is a JSONL file with the truth in its columns: ``unsafe`` (1 = the answer harms), ``hard_negative`` (1 = a
-safe answer to a sensitive prompt, to be kept) and ``quality`` (``low``). No ranker sees them. The folder of the data
-holds ``mixtures/*.jsonl`` and ``safe/*.jsonl``; it is $SEALTUNE_DATA or --folder.
+A mixture is a JSONL file with label columns: ``unsafe`` (1 = the answer is harmful), ``hard_negative`` (1 = a safe
+answer to a sensitive prompt, to be kept) and ``quality`` (``low``). No ranker sees them. The data folder contains
+``mixtures/*.jsonl`` and ``safe/*.jsonl``; it is $SEALTUNE_DATA or --folder.
 
-    python benchmarks/ranking.py --small --output benchmarks/results/ranking-small.json
-    python benchmarks/ranking.py --mixtures general_20 general_20~0.05 --rankers loss seal:algorithm=1,gamma=0.1
+    python benchmarks/quality/ranking.py --small --output benchmarks/results/ranking-small.json
+    python benchmarks/quality/ranking.py --mixtures general_20 general_20~0.05 --rankers loss seal:algorithm=1,gamma=0.1
 
-A ranker may carry settings of its own (``seal:algorithm=1``); settings of all of them come last (``rank.lora_r=8``).
-A mixture may be thinned or enriched (see ``mixtures.py``). Every seed draws rows of its own, the same for all rankers.
-What an output file holds already, measured on the same rows with the same settings, is kept and not measured again.
+A ranker can have settings of its own (``seal:algorithm=1``); settings for all rankers come last (``rank.lora_r=8``).
+A mixture can have fewer unsafe rows or extra rows (see ``lib/mixtures.py``). Every seed samples other rows, the same
+for all rankers. Runs that the output file already has, of the same rows with the same settings, are not repeated.
 
-Cost counts tokens that pass through the model, a backward pass as two forward ones, as a multiple of one plain
-fine-tuning epoch over the candidates. Three names are no rankers: ``ceiling`` is a TF-IDF and logistic regression
-trained on the labels themselves, cross-validated; ``unseen`` ranks one half of the rows and scores the other half as
-rows never seen, by halves; ``refined`` is ``shared``, after which ``seal`` orders anew the rows around the threshold.
+Cost counts tokens that pass through the model, a backward pass as two forward passes, as a multiple of one plain
+fine-tuning epoch over the candidates. Some names are not rankers of sealtune: ``embedding`` and ``moderation`` are
+baselines in ``benchmarks/baselines``; ``ceiling`` is a TF-IDF and logistic regression trained on the labels themselves,
+cross-validated; ``unseen`` ranks one half of the rows, scores the other half, and vice versa; ``refined`` is ``probe``,
+after which ``seal`` reorders the rows around the threshold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import mixtures
-import tables
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.baselines import embedding, moderation
+from benchmarks.lib import mixtures, tables
+from benchmarks.lib.paths import DATA
+from benchmarks.lib.reports import command, write_report
+from benchmarks.lib.token_counter import count_tokens
+
+if TYPE_CHECKING:
+    from sealtune.core.types import Scores
+    from sealtune.ranking.job import Job
 
 SMALL = {"rows": 40, "safe_rows": 28, "max_length": 128, "mixtures": ["general_20"]}
 
 
 def main() -> None:
     args = parse()
-    folder = Path(args.folder)
-    if not (folder / "mixtures").is_dir():
-        sys.exit(f"error: {folder}/mixtures: no such folder; name the labelled data by --folder or SEALTUNE_DATA")
-    runs = measured_before(args.output)
+    if not (args.folder / "mixtures").is_dir():
+        sys.exit(f"error: {args.folder}/mixtures: no such folder; set --folder or SEALTUNE_DATA to the labelled data")
+    runs = earlier_runs(args.output)
     wanted = []
-    for mixture in args.mixtures or sorted(p.stem for p in (folder / "mixtures").glob("*.jsonl")):
+    for mixture in args.mixtures or sorted(p.stem for p in (args.folder / "mixtures").glob("*.jsonl")):
         for seed in args.seeds:
-            task = Task(args, folder, mixture, seed)
+            task = Task(args, mixture, seed)
             for ranker in args.rankers:
-                key = task.about(ranker)
+                key = task.key(ranker)
                 wanted.append(key)
                 if any(key.items() <= run.items() for run in runs):
                     continue
                 runs.append(key | task.measure(ranker))
-                print(tables.line(runs[-1]), file=sys.stderr, flush=True)
-                save(runs, args.output)  # after each: what was measured is not lost
+                print(tables.progress_line(runs[-1]), file=sys.stderr, flush=True)
+                save(runs, args.output)  # after every run, so that an interruption loses only one
     print(tables.markdown(tables.table([run for run in runs if any(key.items() <= run.items() for key in wanted)])))
 
 
-def measured_before(output: Path | None) -> list[dict]:
-    """Runs that the output file holds already."""
+def earlier_runs(output: Path | None) -> list[dict]:
+    """The runs in the output file."""
     return json.loads(output.read_text())["runs"] if output and output.exists() else []
 
 
 def save(runs: list[dict], output: Path | None) -> None:
-    """Write the runs and, beside them, their table."""
+    """Write the runs, and their table as Markdown next to them."""
     from sealtune.pipeline.environment import machine, versions
 
     if not output:
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
     found = tables.table(runs)
-    content = {"runs": runs, "table": found, "machine": machine(), "versions": versions()}
-    output.write_text(json.dumps(content, indent=1) + "\n")
+    write_report({"runs": runs, "table": found, "machine": machine(), "versions": versions()}, output)
     commands = "\n".join(f"    {command}" for command in dict.fromkeys(run["command"] for run in runs))
     output.with_suffix(".md").write_text(f"{commands}\n\n{tables.markdown(found)}")
 
 
 def parse() -> argparse.Namespace:
-    """The command line; ``--small`` fills in what was not given."""
+    """The command line; ``--small`` sets what was not given."""
     from sealtune.ranking import methods
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default=os.environ.get("SEALTUNE_DATA", "../shared/data"))
+    parser.add_argument("--folder", type=Path, default=DATA)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--mixtures", nargs="+")
-    parser.add_argument("--rankers", nargs="+", default=[*methods.names(), "ceiling"])
+    parser.add_argument("--rankers", nargs="+", default=[*methods.names(), *BASELINES, "ceiling"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, help="candidates drawn of a mixture")
+    parser.add_argument("--rows", type=int, help="candidates sampled per mixture")
     parser.add_argument("--safe", default="mixed", help="name of the safe set")
     parser.add_argument("--safe-rows", type=int)
     parser.add_argument("--max-length", type=int, default=256)
@@ -104,15 +110,15 @@ def parse() -> argparse.Namespace:
 
 
 class Task:
-    """One mixture with one seed, tokenised once."""
+    """One mixture with one seed, tokenized once."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path, mixture: str, seed: int) -> None:
+    def __init__(self, args: argparse.Namespace, mixture: str, seed: int) -> None:
         from sealtune.core.config_io import apply_overrides, build_config
-        from sealtune.pipeline.inputs import Material
+        from sealtune.pipeline.inputs import RunInputs
 
         self.args, self.mixture, self.seed = args, mixture, seed
-        safe = mixtures.safe_rows(folder, args.safe, args.safe_rows, seed)
-        rows = mixtures.candidates(folder, mixture, args.rows, seed, safe)
+        safe = mixtures.safe_rows(args.folder, args.safe, args.safe_rows, seed)
+        rows = mixtures.candidates(args.folder, mixture, args.rows, seed, safe)
         values = {
             "model_name_or_path": args.model,
             "datasets": [{"path": mixture, "rows": rows}],
@@ -121,34 +127,40 @@ class Task:
             "seed": seed,
         }
         self.config = build_config(apply_overrides(values, args.settings))
-        self.material = Material(self.config)
-        self.candidates, self.safe = self.material.candidates[0], self.material.safe[0]
-        by_id = {sample.id: sample.row for sample in self.material.rows.samples}
+        self.inputs = RunInputs(self.config)
+        self.candidates, self.safe = self.inputs.load_candidates().encoded, self.inputs.load_safe().encoded
+        by_id = {sample.id: sample.row for sample in self.inputs.load_rows().samples}
         self.rows = [by_id[row_id] for row_id in self.candidates.ids]
 
-    def about(self, ranker: str) -> dict:
-        """What a run is told from others by."""
+    def key(self, ranker: str) -> dict:
+        """What distinguishes a run from all others."""
         where = {key: vars(self.args)[key] for key in ("model", "safe", "safe_rows", "max_length", "settings")}
         return {"mixture": self.mixture, "ranker": ranker, "seed": self.seed, "drawn": self.args.rows} | where
 
     def measure(self, ranker: str) -> dict:
-        """One ranker's figures."""
+        """The figures of one ranker."""
         from sealtune.pipeline.environment import git_revision, measured
 
         special = {"ceiling": self._ceiling, "unseen": self._unseen, "refined": self._refined}
-        with counted() as tokens, measured() as cost:
+        with count_tokens() as tokens, measured() as cost:
             score, estimate = (special[ranker](), {}) if ranker in special else self._rank(ranker)
         epoch = int(self.candidates.lengths.sum())
         forward, backward = tokens["forward"] / epoch, tokens["backward"] / epoch
         spent = {"forward_epochs": forward, "backward_epochs": backward, "cost": (forward + 2 * backward) / 3}
         sizes = {"rows": len(score), "safe_set": len(self.safe)}
-        made = {"command": " ".join(["python", *sys.argv]), "git_revision": git_revision()}
-        return sizes | quality(score, self.rows) | estimate | spent | cost | made
+        origin = {"command": command(), "git_revision": git_revision()}
+        return sizes | quality(score, self.rows) | estimate | spent | cost | origin
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of token ids (T,), without special tokens."""
+        return str(self.inputs.load_tokenizer().decode(ids, skip_special_tokens=True))
 
     def _rank(self, ranker: str) -> tuple[np.ndarray, dict]:
         from sealtune.ranking import methods, selection
 
-        scores = methods.rank(self._job(ranker, np.arange(len(self.candidates))))
+        job = self._job(ranker, np.arange(len(self.candidates)))
+        baseline = BASELINES.get(job.config.rank.method)
+        scores = baseline(job, self) if baseline else methods.rank(job)
         found = selection.contamination(scores)
         estimate = {} if found is None else {"estimated_unsafe": found._asdict()}
         return scores.score, estimate | {"reliability": selection.reliability(scores)}
@@ -164,31 +176,25 @@ class Task:
         return score
 
     def _refined(self) -> np.ndarray:
-        """``shared`` over all rows; ``seal`` then orders anew the third of them that lies around the line of 20 %."""
+        """``probe`` over all rows, then ``seal`` over the third around the threshold of 20 %, whose order it decides."""
         from sealtune.ranking import methods
 
         score = methods.rank(self._job("probe", np.arange(len(self.candidates)))).score.copy()
         order = score.argsort()
-        unsure = order[len(order) // 30 : len(order) // 30 + len(order) // 3]
-        again = methods.rank(self._job("seal", np.sort(unsure))).score
-        score[np.sort(unsure)[again.argsort()]] = np.sort(score[unsure])
+        middle = order[len(order) // 30 : len(order) // 30 + len(order) // 3]
+        again = methods.rank(self._job("seal", np.sort(middle))).score
+        score[np.sort(middle)[again.argsort()]] = np.sort(score[middle])
         return score
 
-    def _job(self, ranker: str, rows: np.ndarray):
+    def _job(self, ranker: str, rows: np.ndarray) -> Job:
         from sealtune.core.config_io import apply_overrides, build_config
-        from sealtune.models import load as models
+        from sealtune.models.load import load_model
         from sealtune.ranking.job import Job
 
         method, _, settings = ranker.partition(":")
         own = [f"rank.method={method}", *(f"rank.{setting}" for setting in settings.split(",") if setting)]
         config = build_config(apply_overrides(self.config.model_dump(), own))
-        return Job(
-            self.candidates.take(rows),
-            self.safe,
-            config,
-            lambda full: models.load_model(config, full=full),
-            decode=self.material.decode,
-        )
+        return Job(self.candidates.take(rows), self.safe, config, lambda full: load_model(config, full=full))
 
     def _ceiling(self) -> np.ndarray:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -205,10 +211,16 @@ class Task:
         return -cross_val_predict(model, texts, unsafe, cv=folds, method="decision_function")
 
 
-def quality(score: np.ndarray, rows: list[dict]) -> dict[str, float | None]:
-    """What the truth says of a ranking; None where the mixture has no such rows.
+BASELINES: dict[str, Callable[[Job, Task], Scores]] = {
+    "embedding": lambda job, task: embedding.rank(job),
+    "moderation": lambda job, task: moderation.rank(job, task.decode),
+}
 
-    Where a mixture has rows of low quality and none that is unsafe, AUROC, AP and recall at k are of the former.
+
+def quality(score: np.ndarray, rows: list[dict]) -> dict[str, float | None]:
+    """How well a ranking agrees with the labels; None if the mixture has no such rows.
+
+    If a mixture has rows of low quality and no unsafe ones, AUROC, AP and recall at k refer to the former.
     """
     from sealtune.evaluation import metrics
 
@@ -227,30 +239,6 @@ def quality(score: np.ndarray, rows: list[dict]) -> dict[str, float | None]:
         "hard_negatives_at_k": metrics.recall_at_k(score, hard, k),
         "low_quality_dropped": metrics.recall_in_lowest(score, low, 0.2),
     }
-
-
-@contextmanager
-def counted() -> Iterator[dict[str, int]]:
-    """Tokens that pass forward and backward through a language model within the block, padding not counted."""
-    from sealtune.models.causal_lm import LanguageModel
-
-    tokens = {"forward": 0, "backward": 0}
-    original = LanguageModel.__init__
-
-    def count(body, args, kwargs, output):
-        real = int((kwargs["input_ids"] != 0).sum())  # padding is token 0, which hardly any row holds
-        tokens["forward"] += real
-        tokens["backward"] += real * output.last_hidden_state.requires_grad
-
-    def counting(self, model):
-        original(self, model)
-        self.body.register_forward_hook(count, with_kwargs=True)
-
-    LanguageModel.__init__ = counting
-    try:
-        yield tokens
-    finally:
-        LanguageModel.__init__ = original
 
 
 if __name__ == "__main__":

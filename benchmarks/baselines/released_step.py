@@ -1,7 +1,8 @@
-"""A ranking step with the semantics of the released code of SEAL, written anew, to be measured beside ours.
+"""A ranking step with the semantics of the code that the authors of SEAL released, rewritten to be timed.
 
-Batches are padded as they come, in random order; logits are made at all positions, in float32; the graphs of the safe
-and of the candidate rows are held at once; the softmax and Adam of the selector go over all N logits each step.
+Batches are drawn at random and padded to their longest row; logits are computed at all positions, in float32; the
+graphs of the safe rows and of the candidates are in memory at once; softmax and Adam of the selector process all N
+logits in every step.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from sealtune.data.encoded import Encoded
 from sealtune.models.adapters import lora_config
 
 
-class Released:
-    """theta as one adapter, omega as a dense parameter, and the step that moves both."""
+class ReleasedStep:
+    """theta as one adapter, omega as a dense parameter, and the step that updates both."""
 
     def __init__(self, model, candidates: Encoded, safe: Encoded, settings: RankConfig, seed: int) -> None:
         from peft import get_peft_model
@@ -33,27 +34,28 @@ class Released:
         self.candidates, self.safe, self.settings = candidates, safe, settings
 
     def step(self, rows: torch.Tensor, safe_rows: torch.Tensor) -> int:
-        """One step on these rows; gives the tokens that went through the model, without padding."""
+        """One step on these rows; returns the tokens that went through the model, without padding."""
         batch, safe = Batch(rows, self.candidates), Batch(safe_rows, self.safe)
         gamma = self.settings.gamma
-        kept, tuned = self.losses(safe), self.losses(batch)
+        safe_losses, losses = self.losses(safe), self.losses(batch)
         weights = len(self.omega) * torch.softmax(self.omega, 0)[rows]
-        ((1 - gamma) * kept.mean() + gamma * (weights * tuned).mean()).backward()
-        self.omega.grad = None  # omega steps on the raw loss, not scaled by gamma
+        ((1 - gamma) * safe_losses.mean() + gamma * (weights * losses).mean()).backward()
+        self.omega.grad = None  # omega descends on the raw loss, not scaled by gamma
         nn.utils.clip_grad_norm_(self.theta_optimizer.param_groups[0]["params"], self.settings.max_grad_norm)
         self.theta_optimizer.step()
         self.theta_optimizer.zero_grad()
         weights = len(self.omega) * torch.softmax(self.omega, 0)[rows]
-        (weights * tuned.detach()).mean().backward()
+        (weights * losses.detach()).mean().backward()
         self.omega_optimizer.step()
         self.omega_optimizer.zero_grad()
         return batch.token_count + safe.token_count
 
     def losses(self, batch: Batch) -> torch.Tensor:
-        """Mean loss of each row's response tokens, (B,), from logits at all positions."""
+        """Mean loss per response token of each row, (B,), from logits at all positions."""
         (piece,) = batch.split(len(batch.rows))
         tokens, mask = piece.tokens.to(self.omega.device), piece.mask.to(self.omega.device)
-        logits = self.model(input_ids=tokens, attention_mask=self._real(batch, piece), use_cache=False).logits.float()
+        attention = self._attention_mask(batch, piece)
+        logits = self.model(input_ids=tokens, attention_mask=attention, use_cache=False).logits.float()
         targets, learned = tokens[:, 1:], mask[:, 1:]
         nll = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
         nll = nll.view_as(targets)
@@ -61,7 +63,7 @@ class Released:
         in_order[piece.places.to(nll.device)] = (nll * learned).sum(1) / learned.sum(1)
         return in_order
 
-    def _real(self, batch: Batch, piece: Padded) -> torch.Tensor:
-        """1 where a token is no padding, (B, T)."""
+    def _attention_mask(self, batch: Batch, piece: Padded) -> torch.Tensor:
+        """1 at tokens, 0 at padding, (B, T)."""
         lengths = torch.from_numpy(batch.encoded.lengths_of(batch.rows[piece.places].numpy()))
         return (torch.arange(piece.tokens.shape[1]) < lengths[:, None]).long().to(self.omega.device)

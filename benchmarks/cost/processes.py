@@ -69,7 +69,7 @@ def work(args: argparse.Namespace) -> None:
     from sealtune.core import distributed
     from sealtune.core.config_io import build_config
     from sealtune.models import load as models
-    from sealtune.pipeline.inputs import Material
+    from sealtune.pipeline.inputs import RunInputs
     from sealtune.ranking.job import Job
     from sealtune.ranking.loop import SealLoop
     from sealtune.ranking.safe_set import make_players
@@ -88,8 +88,8 @@ def work(args: argparse.Namespace) -> None:
             "rank": block,
         }
     )
-    material = Material(config)
-    (candidates, _), (safe, _) = material.candidates, material.safe
+    inputs = RunInputs(config)
+    candidates, safe = inputs.load_candidates().encoded, inputs.load_safe().encoded
     players = make_players(Job(candidates, safe, config, lambda full: models.load_model(config, full=full)), ["theta"])
     selector = FreeLogits(len(candidates), Mirror())
     ranking = SealLoop(candidates, safe, players, selector, config.rank, config.seed)

@@ -103,6 +103,7 @@ def work(stage: str, args: argparse.Namespace) -> dict:
 
     from sealtune.core.config_io import build_config
     from sealtune.pipeline.run import Run
+    from sealtune.pipeline.runner import run_stage
 
     torch.set_num_threads(1)
     os.chdir(args.folder)
@@ -115,7 +116,7 @@ def work(stage: str, args: argparse.Namespace) -> dict:
         build_config({"model_name_or_path": "model", "dtype": "float32", "max_length": 64, **data, "rank": block})
     )
     model = run.load_model()
-    _ = run.material.tokenizer
+    _ = run.inputs.load_tokenizer()
     before, started = resident(), time.perf_counter()
     with most_memory(every=0.01) as memory:
         rows = DO[stage](run, model, args)
@@ -128,12 +129,12 @@ def work(stage: str, args: argparse.Namespace) -> dict:
 
 
 def read(run, model, args) -> int:
-    rows = run.material.rows
+    rows = run.inputs.load_rows()
     return len(rows.samples) + len(rows.drops)
 
 
 def tokenise(run, model, args) -> int:
-    return len(run.material.candidates[0])
+    return len(run.inputs.load_candidates().encoded)
 
 
 def rank(run, model, args) -> int:
@@ -152,15 +153,15 @@ def rank(run, model, args) -> int:
             if record.step >= args.steps:
                 raise Enough
 
-        candidates, safe = run.material.ranked, run.material.safe[0]
+        candidates, safe = run.inputs.load_ranking_candidates(), run.inputs.load_safe().encoded
         with suppress(Enough):
             methods.rank(Job(candidates, safe, run.config, lambda full: model, on_step))
     return args.steps * args.batch
 
 
 def select(run, model, args) -> int:
-    run.stage("select")
-    return run.folder.manifest()["stages"]["rank"]["rows"]
+    run_stage(run, "select")
+    return run.folder.manifest().stages["rank"].rows
 
 
 DO: dict[str, Callable] = {"door": read, "tokens": tokenise, "rank": rank, "select": select}
@@ -173,11 +174,11 @@ def draw_scores(run) -> None:
     from sealtune.core.types import Scores
     from sealtune.pipeline.stages import rank
 
-    candidates = run.material.ranked
+    candidates = run.inputs.load_ranking_candidates()
     scores = Scores.unweighted(candidates, np.random.default_rng(0).random(len(candidates)))
-    run.folder.write_scores(scores, run.material.rows.positions(scores.ids))
+    run.folder.write_scores(scores, run.inputs.load_rows().positions(scores.ids))
     facts = {"seconds": 0.0, "rows": len(scores)}
-    run.folder.finish_stage("rank", rank.inputs(run), ["rank/scores.parquet"], facts, {})
+    run.folder.finish_stage("rank", rank.depends_on(run), ["rank/scores.parquet"], facts, {})
 
 
 def make_model(folder: Path) -> None:

@@ -65,10 +65,11 @@ def configure(args: argparse.Namespace):
 def stages(config) -> dict[str, float]:
     """Seconds of the stages with the default settings."""
     from sealtune.pipeline.run import Run
+    from sealtune.pipeline.runner import run_stage
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config.model_copy(update={"output_dir": folder}))
-        run.material.candidates, run.material.safe  # noqa: B018  tokenised before the clock starts
+        run.inputs.load_candidates(), run.inputs.load_safe()  # tokenised before the clock starts
         loading, load = [0.0], run.load_model
 
         def timed(*args, **options):
@@ -81,7 +82,7 @@ def stages(config) -> dict[str, float]:
         found = {}
         for stage in ("rank", "select", "tune"):
             started, loading[0] = time.perf_counter(), 0.0
-            run.stage(stage)
+            run_stage(run, stage)
             found[stage] = time.perf_counter() - started - loading[0]
     return found
 
@@ -91,16 +92,16 @@ def plain(config) -> dict[str, float]:
     from trl import SFTTrainer
 
     from sealtune.models import load as models
-    from sealtune.pipeline.inputs import Material
+    from sealtune.pipeline.inputs import RunInputs
     from sealtune.tuning import train as finetune
     from sealtune.tuning.trainer import ResponseTrainer
 
-    material, found = Material(config), {}
-    rows = material.candidates[0]
+    inputs, found = RunInputs(config), {}
+    rows = inputs.load_candidates().encoded
     for name, trainer in (("plain", SFTTrainer), ("tuner", ResponseTrainer)):
         model = models.load_model(config)
         started = time.perf_counter()
-        finetune.train(model, material.tokenizer, rows, config, lambda *_: None, trainer)
+        finetune.train(model, inputs.load_tokenizer(), rows, config, lambda *_: None, trainer)
         found[name] = time.perf_counter() - started
     return found
 

@@ -93,7 +93,7 @@ def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict
         "method": method,
         "kills": killed,
         "killed_while_writing": writing,
-        "went_on_from_a_checkpoint": Path("said").read_text(encoding="utf-8").count("going on after step"),
+        "went_on_from_a_checkpoint": Path("said").read_text(encoding="utf-8").count("resuming after step"),
         "runs_ended": ended,
         "runs_with_the_same_bytes": same,
         "seconds_undisturbed": length,
@@ -121,6 +121,7 @@ def start(model: Path, stages: Sequence[str], method: str, out: str) -> int:
     """A process that does these stages, going on from what is there; its id."""
     from sealtune.core.config_io import build_config
     from sealtune.pipeline.run import Run
+    from sealtune.pipeline.runner import run_stage
 
     def work() -> None:
         sys.stderr = Path("said").open("a", encoding="utf-8")  # noqa: SIM115
@@ -130,7 +131,7 @@ def start(model: Path, stages: Sequence[str], method: str, out: str) -> int:
         run = Run(build_config(config | {"rank": settings | {"method": method}, "tune": settings}))
         run.folder.prepare()
         for stage in stages:
-            run.stage(stage)
+            run_stage(run, stage)
 
     return fork(work)
 

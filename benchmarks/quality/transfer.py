@@ -27,7 +27,7 @@ from sealtune.models import load as models
 from sealtune.models.adapters import lora_players
 from sealtune.models.causal_lm import data_set_losses
 from sealtune.pipeline.environment import git_revision, machine, versions
-from sealtune.pipeline.inputs import Material
+from sealtune.pipeline.inputs import RunInputs
 from sealtune.ranking import methods
 from sealtune.ranking.job import Job
 
@@ -104,18 +104,18 @@ def configure(args: argparse.Namespace, model: str, rows: list[dict], safe: list
 
 def usable(args: argparse.Namespace, model: str, rows: list[dict]) -> list[dict]:
     """The rows that are not too long for this model's tokenizer."""
-    material = Material(configure(args, model, rows, rows[:1]))
-    kept = set(material.candidates[0].ids)
-    return [rows[sample.position] for sample in material.rows.samples if sample.id in kept]
+    inputs = RunInputs(configure(args, model, rows, rows[:1]))
+    kept = set(inputs.load_candidates().encoded.ids)
+    return [rows[sample.position] for sample in inputs.load_rows().samples if sample.id in kept]
 
 
 def rank(args: argparse.Namespace, model: str, rows: list[dict], safe: list[dict]) -> np.ndarray:
     """The model's scores of the rows."""
     config = configure(args, model, rows, safe)
-    material = Material(config)
-    job = Job(material.candidates[0], material.safe[0], config, lambda full: models.load_model(config, full=full))
+    inputs = RunInputs(config)
+    job = Job(inputs.load_candidates().encoded, inputs.load_safe().encoded, config, lambda full: models.load_model(config, full=full))
     known = methods.rank(job).by_id()
-    return np.array([known[sample.id] for sample in material.rows.samples])
+    return np.array([known[sample.id] for sample in inputs.load_rows().samples])
 
 
 def kept_rows(score: np.ndarray | None, *, everything: bool) -> np.ndarray:
@@ -128,11 +128,11 @@ def kept_rows(score: np.ndarray | None, *, everything: bool) -> np.ndarray:
 def tune_and_measure(args: argparse.Namespace, rows: list[dict], held: dict, safe: list[dict]) -> dict[str, float]:
     """Mean losses of the tuned model on the held-out sets, in nats per response token; untuned without rows."""
     config = configure(args, args.tune, rows or held["safe"], safe)
-    material = Material(config)
+    inputs = RunInputs(config)
     sets = {name: encode(args, found) for name, found in held.items()}
     model = models.load_model(config)
     player = lora_players(model, config.rank, ["tuned"], args.seed)["tuned"]
-    batches = Batches(material.candidates[0], 8, args.seed)
+    batches = Batches(inputs.load_candidates().encoded, 8, args.seed)
     steps = args.epochs * -(-round(KEPT * args.rows) // 8) if rows else 0
     for step in range(steps):
         batch = batches.at(step)
@@ -146,7 +146,7 @@ def tune_and_measure(args: argparse.Namespace, rows: list[dict], held: dict, saf
 
 
 def encode(args: argparse.Namespace, rows: list[dict]) -> Encoded:
-    return Material(configure(args, args.tune, rows, rows)).candidates[0]
+    return RunInputs(configure(args, args.tune, rows, rows)).load_candidates().encoded
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

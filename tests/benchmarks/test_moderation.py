@@ -13,6 +13,7 @@ from sealtune.core.config_io import build_config
 from sealtune.core.errors import RunError, UserError
 from sealtune.data.encoded import Encoded
 from sealtune.pipeline.run import Run
+from sealtune.pipeline.runner import run_stage
 from sealtune.ranking import methods, ngrams
 from sealtune.ranking.job import Job
 from sealtune.ranking.methods import moderation
@@ -104,5 +105,5 @@ def test_the_verb_and_the_stage_give_it_texts(installed, project, tmp_path):
     assert scores.score[:3].min() > scores.score[3:].max()
     write_jsonl(tmp_path / "candidates.jsonl", rows)
     stage = Run(build_config(project | settings))
-    stage.stage("rank")
+    run_stage(stage, "rank")
     assert stage.folder.read_scores().by_id() == scores.by_id()

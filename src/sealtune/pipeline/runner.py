@@ -1,0 +1,89 @@
+"""Runs the stages: checks the configuration first, skips a finished stage, adopts one from another run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sealtune.core import distributed
+from sealtune.core.checkpoints import Checkpoints
+from sealtune.core.errors import StoppedError
+from sealtune.pipeline.environment import git_revision, machine, measured, versions
+from sealtune.pipeline.folder import RunFolder
+from sealtune.pipeline.run import Run
+from sealtune.pipeline.stages import STAGES, Stage
+
+logger = logging.getLogger(__name__)
+
+
+def check_run(run: Run) -> None:
+    """Load everything that the later stages need, so that an error shows before hours of ranking.
+
+    Raises:
+        UserError: a setting, file or row cannot be used.
+    """
+    from sealtune.evaluation import harness, judging
+    from sealtune.ranking import methods
+
+    config = run.config
+    methods.load_ranker(config.rank.method)
+    if config.select.keep_ratio == "auto" and config.select.threshold is None:
+        methods.require_estimates_unsafe_share(config.rank.method)
+    judging.check(config.evaluate)
+    harness.check(config.evaluate)
+    run.inputs.load_prompts()
+    run.inputs.load_labels()
+    run.inputs.load_mix_rows()
+    if config.evaluate.held_out_datasets:
+        run.inputs.load_held_out()
+
+
+def run_stage(run: Run, name: str, *, force: bool = False) -> None:
+    """Run one stage. Skip it if it was finished from the same inputs and its files are unchanged.
+
+    Raises:
+        StoppedError: a signal requested a stop.
+    """
+    stage = STAGES[name]
+    if stage.all_processes:
+        _run_stage(run, name, stage, force=force)
+    elif distributed.is_main_process():
+        with distributed.main_process_only():
+            _run_stage(run, name, stage, force=force)
+    distributed.barrier()  # the next stage reads what this one wrote
+
+
+def _run_stage(run: Run, name: str, stage: Stage, *, force: bool) -> None:
+    run.folder.prepare()
+    dependencies = stage.depends_on(run)
+    if distributed.all_reduce_max(not force and run.folder.is_done(name, dependencies)):
+        logger.info("%s: finished before from the same inputs; skipped", name)
+        return
+    provenance = _provenance(run)
+    with measured() as cost:
+        outcome = stage.work(run, dependencies)
+    run.folder.finish_stage(name, dependencies, outcome.files, cost | dict(outcome.facts), provenance)
+    Checkpoints(run.folder, name).remove()
+    logger.info("%s: finished in %.0f s", name, cost["seconds"])
+    if run.stop_requested:  # too late to interrupt this stage
+        raise StoppedError(f"stopped after {name}, which is finished; start again to resume", run.stop_requested)
+
+
+def adopt_stage(run: Run, name: str, lender: RunFolder) -> None:
+    """Copy a stage from another run's folder, if it was finished there from the same inputs."""
+    run.folder.prepare()
+    if run.folder.adopt(name, STAGES[name].depends_on(run), lender, _provenance(run)):
+        logger.info("%s: copied from %s, which has the same inputs", name, lender.root)
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    """The top level of the manifest: code, configuration and machine."""
+    return {
+        "sealtune": versions()["sealtune"],
+        "git_revision": git_revision(),
+        "model": run.config.model_name_or_path,
+        "seed": run.config.seed,
+        "config": run.config.model_dump(mode="json"),
+        "versions": versions(),
+        "machine": machine(),
+    }
