@@ -21,8 +21,8 @@ format: $(STAMP)        ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)         ## tokens per second and memory beside plain fine-tuning
-	$(BIN)/python benchmarks/throughput.py --output benchmarks/results/throughput.json
+bench: $(STAMP)         ## tokens per second and memory, compared with plain fine-tuning
+	$(BIN)/python benchmarks/cost/throughput.py --output benchmarks/results/throughput.json
 
 inspect: $(STAMP)       ## the quickstart rows as they are trained on
 	$(BIN)/sealtune inspect configs/quickstart.yaml

@@ -10,11 +10,13 @@ import pytest
 
 from helpers.rows import write_jsonl
 from helpers.tiny import random_rows
-from sealtune.core.config import DatasetConfig
+from sealtune.core.config import DatasetConfig, EvaluateConfig
 from sealtune.core.config_io import build_config
-from sealtune.core.types import Message
+from sealtune.core.console import track
+from sealtune.core.types import Message, Response
 from sealtune.data import formats
 from sealtune.data.load import load
+from sealtune.evaluation import judging
 from sealtune.ranking import methods
 from sealtune.ranking.job import Amounts, Job
 
@@ -61,6 +63,17 @@ def test_the_ranker_ranks_scores_unseen_rows_and_states_its_cost(add):
     unseen = Job(candidates, safe.take([]), config, load_model=pytest.fail)
     assert np.allclose(methods.score(unseen, scores.selector).score, scores.score)
     assert methods.load_ranker(name).cost(config.rank, Amounts(10, 400, 5)).forward == 0
+
+
+def test_the_judge_judges_and_its_measure_is_in_the_table(add):
+    name = add("evaluation/judges")
+    answers = ["Write to ann@example.org.", "Call +44 20 7946 0000.", "I do not have that.", ""]
+    responses = [Response(str(i), "tuned", "ask", "harmful", "Who?", text, 5, True) for i, text in enumerate(answers)]
+    verdicts = judging.judge_all(responses, EvaluateConfig(judges=[name]), {}, track)
+    assert [v.label for v in verdicts] == ["e-mail", "telephone", "none", "none"]
+    (row,) = (row for row in judging.tabulate(verdicts) if row["set"] == "all")
+    assert (row["judge"], row["measure"], row["value"], row["n"]) == (name, "contact_data", 0.5, 4)
+    assert (row["unit"], row["title"]) == ("share", "answers with contact data")
 
 
 def test_the_format_is_found_by_its_columns(add, tmp_path):

@@ -1,10 +1,10 @@
-"""Tokens per second of answering prompts, beside transformers' own ``generate`` at the same batch.
+"""Tokens per second of answering prompts, compared with transformers' own ``generate`` at the same batch size.
 
-Plain: prompts in the order in which they come, padded on the left. Ours: longest first, so that neighbours in length
-share a batch. Static: ours with a cache of fixed size. All are greedy and stop a batch when all its answers have ended.
-Tokens are those of the answers, up to their ends. Rounds are interleaved, medians compared.
+``plain`` takes the prompts in their order, padded on the left. ``ours`` takes the longest first, so that a batch has
+prompts of similar length. ``static`` is ours with a static cache. All are greedy and end a batch when all its answers
+have ended. Tokens are those of the answers, up to their ends. Rounds are interleaved, medians are compared.
 
-    python benchmarks/generation.py --output benchmarks/results/generation.json
+    python benchmarks/cost/generation.py --output benchmarks/results/generation.json
 """
 
 from __future__ import annotations
@@ -16,37 +16,35 @@ import sys
 import time
 from pathlib import Path
 
-from throughput import FOLDER, QUICKSTART
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.lib.paths import labelled_or_quickstart
+from benchmarks.lib.reports import provenance, write_report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    prompts = labelled_or_quickstart("prompts/alpaca_eval.jsonl", "prompts_harmless.jsonl")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--prompts", type=Path, default=first_prompts())
+    parser.add_argument("--prompts", type=Path, default=prompts)
     parser.add_argument("--limit", type=int, default=48)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    report = measure(args)
-    print(json.dumps({key: report[key] for key in ("tokens_per_second", "ours_over_plain")}, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    medians = measure(args)
+    report = {"tokens_per_second": medians, "ours_over_plain": medians["ours"] / medians["plain"]}
+    print(json.dumps(report, indent=2))
+    write_report(report | provenance(args), args.output)
 
 
-def first_prompts() -> Path:
-    """Prompts of a real mix of lengths where they are, else those of the quickstart."""
-    real = FOLDER / "prompts/alpaca_eval.jsonl"
-    return real if real.is_file() else Path(QUICKSTART, "prompts_harmless.jsonl")
-
-
-def measure(args: argparse.Namespace) -> dict:
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Median tokens per second of each way to answer."""
     from sealtune.core.config_io import build_config
     from sealtune.data.encode import encode_prompt
     from sealtune.evaluation.generate import generate
     from sealtune.models.load import load_model, load_tokenizer
-    from sealtune.pipeline.environment import machine, versions
 
     config = build_config({"model_name_or_path": args.model})
     tokenizer, model = load_tokenizer(config), load_model(config)
@@ -54,9 +52,9 @@ def measure(args: argparse.Namespace) -> dict:
     prompts = [encode_prompt(tokenizer, json.loads(line)["prompt"]) for line in lines]
     size = {"max_new_tokens": args.max_new_tokens, "batch_size": args.batch}
     answers = {
-        "plain": lambda: in_order(model, tokenizer, prompts, **size),
+        "plain": lambda: answer_in_order(model, tokenizer, prompts, **size),
         "ours": lambda: [count for _, count, _ in generate(model, prompts, tokenizer=tokenizer, **size)],
-        "static": lambda: in_static_cache(model, prompts, tokenizer=tokenizer, **size),
+        "static": lambda: answer_with_static_cache(model, prompts, tokenizer=tokenizer, **size),
     }
     speeds: dict[str, list[float]] = {name: [] for name in answers}
     for number in range(args.rounds):
@@ -65,19 +63,11 @@ def measure(args: argparse.Namespace) -> dict:
             tokens = sum(answer())
             speeds[name].append(tokens / (time.perf_counter() - started))
             print(f"{name:6} {tokens} tokens, {speeds[name][-1]:.0f} tokens/s", file=sys.stderr)
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "tokens_per_second": medians,
-        "ours_over_plain": medians["ours"] / medians["plain"],
-        "settings": {key: str(value) for key, value in vars(args).items() if key != "output"},
-        "machine": machine(),
-        "versions": versions(),
-    }
+    return {name: statistics.median(values) for name, values in speeds.items()}
 
 
-def in_static_cache(model, prompts, **settings) -> list[int]:
-    """Tokens of each answer with keys and values in memory that is laid out once a batch."""
+def answer_with_static_cache(model, prompts, **settings) -> list[int]:
+    """Tokens of each answer, with keys and values in memory that is allocated once per batch."""
     from sealtune.evaluation.generate import generate
 
     model.generation_config.cache_implementation = "static"
@@ -87,8 +77,8 @@ def in_static_cache(model, prompts, **settings) -> list[int]:
         model.generation_config.cache_implementation = None
 
 
-def in_order(model, tokenizer, prompts, *, max_new_tokens: int, batch_size: int) -> list[int]:
-    """Tokens of each answer, by transformers' generate as its documentation has it."""
+def answer_in_order(model, tokenizer, prompts, *, max_new_tokens: int, batch_size: int) -> list[int]:
+    """Tokens of each answer, by transformers' ``generate`` as its documentation shows it."""
     import torch
 
     tokenizer.padding_side = "left"

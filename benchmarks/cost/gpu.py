@@ -1,13 +1,13 @@
 """Speed, model FLOPs utilisation and memory of ranking on a GPU: Llama-3-8B's architecture with random weights.
 
-No weight is downloaded: what a step costs does not depend on what the model says. Rows are random tokens with a
-log-normal mix of lengths. Variants as in steps.py; each runs in a process of its own, with and without gradient
-checkpointing. A model FLOP counts once however often it is computed, so recomputing in checkpoints is no utilisation;
-those of attention and adapters are not counted at all.
-``--profile`` adds the kernels that a step of Algorithm 2 spends its time in.
+Nothing is downloaded: the cost of a step does not depend on the values of the weights. Rows are random tokens of
+log-normal length. Variants are those of steps.py; each runs in a process of its own, with and without gradient
+checkpointing. A model FLOP counts once however often it is computed, so recomputation in checkpoints does not raise the
+utilisation; attention and adapters are not counted at all.
+``--profile`` adds the kernels that take the most time in a step of Algorithm 2.
 
-    python benchmarks/gpu.py --output benchmarks/results/gpu.json --profile
-    python benchmarks/gpu.py --tiny --steps 1     # two layers, on whatever machine: does it run?
+    python benchmarks/cost/gpu.py --output benchmarks/results/gpu.json --profile
+    python benchmarks/cost/gpu.py --tiny --steps 1     # two layers, on any machine: does it run?
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from steps import VARIANTS, measure
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.cost.steps import VARIANTS, measure
+from benchmarks.cost.throughput import operations_per_token
+from benchmarks.lib.reports import provenance, write_report
 
 LLAMA_3_8B = {
     "hidden_size": 4096,
@@ -35,10 +39,23 @@ LLAMA_3_8B = {
 TINY = LLAMA_3_8B | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 512}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
-"""Dense bfloat16 operations per second, as the makers give them."""
+"""Dense bfloat16 operations per second, as stated by the vendors."""
 
 
 def main() -> None:
+    args = parse()
+    if args.one:
+        print(json.dumps(measure_here(args, args.one[0], args.one[1] == "1", args.one[2] == "profile")))
+        return
+    found = [run_apart(variant, on) for on in args.checkpointing for variant in args.variants]
+    report = {"runs": found, **provenance(args, hidden=("one",))}
+    if args.profile:  # not in the timed runs
+        report["kernels"] = run_apart("algorithm_2", args.checkpointing[0], "profile").get("kernels")
+    print(json.dumps(report, indent=2))
+    write_report(report, args.output)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--max-length", type=int, default=2048)
@@ -52,26 +69,16 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        print(json.dumps(measure_here(args, args.one[0], args.one[1] == "1", args.one[2] == "profile")))
-        return
-    found = [run_apart(variant, on) for on in args.checkpointing for variant in args.variants]
-    report = {"command": " ".join(["python", *sys.argv]), "runs": found, **about(args)}
-    if args.profile:  # apart from what is timed
-        report["kernels"] = run_apart("algorithm_2", args.checkpointing[0], "profile").get("kernels")
-    print(json.dumps(report, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    return parser.parse_args()
 
 
 def run_apart(variant: str, checkpointing: int, purpose: str = "time") -> dict:
-    """One variant in a process of its own. One that needs more memory than there is says so; the others go on."""
+    """One variant in a process of its own. If it fails, for lack of memory perhaps, its error is reported."""
     command = [sys.executable, __file__, *sys.argv[1:], "--one", variant, str(checkpointing), purpose]
     done = subprocess.run(command, capture_output=True, text=True)
     where = {"variant": variant, "gradient_checkpointing": bool(checkpointing)}
     if done.returncode:
-        error = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        error = (done.stderr.strip().splitlines() or ["no message"])[-1]
         print(f"{where}: {error}", file=sys.stderr)
         return where | {"error": error}
     result = where | json.loads(done.stdout.splitlines()[-1])
@@ -80,6 +87,7 @@ def run_apart(variant: str, checkpointing: int, purpose: str = "time") -> dict:
 
 
 def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool, profile: bool) -> dict:
+    """One variant, in this process."""
     import torch
 
     from sealtune.core.config_io import build_config
@@ -93,7 +101,7 @@ def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool, pr
     model = random_model(TINY if args.tiny else LLAMA_3_8B, args.attention)
     vocabulary = model.config.vocab_size
     candidates, safe = (random_rows(args, vocabulary, seed) for seed in (0, 1))
-    tokenizer = load_tokenizer(config)  # for its padding token alone
+    tokenizer = load_tokenizer(config)  # for its padding token only
     reset_peak_memory()
     with torch.profiler.profile() if profile else nullcontext() as prof:
         steps = measure(variant, model, tokenizer, candidates, safe, config, args.steps + 1)[1:]
@@ -111,7 +119,7 @@ def measure_here(args: argparse.Namespace, variant: str, checkpointing: bool, pr
 
 
 def random_model(sizes: dict, attention: str):
-    """The architecture with random weights, in bfloat16, made where it will run."""
+    """The architecture with random weights, in bfloat16, created on the device."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -126,7 +134,7 @@ def random_model(sizes: dict, attention: str):
 
 
 def random_rows(args: argparse.Namespace, vocabulary: int, seed: int):
-    """Rows of random tokens; the second half of each is learned."""
+    """Rows of random tokens; the second half of each row is its response."""
     import numpy as np
 
     from sealtune.data.encoded import Encoded
@@ -137,14 +145,8 @@ def random_rows(args: argparse.Namespace, vocabulary: int, seed: int):
     return Encoded.join([f"row-{i}" for i in range(args.rows)], ["random"] * args.rows, parts)
 
 
-def operations_per_token(model, learned: float) -> float:
-    """Forward 2 and backward 2 (to the activations; the weights are frozen) a weight; the head for learned tokens."""
-    head = model.get_output_embeddings().weight.numel()
-    layers = sum(p.numel() for n, p in model.base_model.layers.named_parameters() if p.dim() == 2 and "lora" not in n)
-    return 4 * (layers + head * learned)
-
-
 def peak_rate() -> float | None:
+    """Operations per second of this GPU, as its vendor states; None if it is not in the table."""
     import torch
 
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -152,20 +154,13 @@ def peak_rate() -> float | None:
 
 
 def kernels(prof, limit: int = 15) -> list[dict]:
-    """Where the time of the profiled steps went, largest first."""
+    """The kernels of the profiled steps by their share of the time, largest first."""
     import torch
 
     where = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     averages = sorted(prof.key_averages(), key=lambda event: -getattr(event, where))
     total = sum(getattr(event, where) for event in averages) or 1
     return [{"name": e.key[:80], "share": getattr(e, where) / total, "calls": e.count} for e in averages[:limit]]
-
-
-def about(args: argparse.Namespace) -> dict:
-    from sealtune.pipeline.environment import machine, versions
-
-    settings = {k: v for k, v in vars(args).items() if k not in ("output", "one")}
-    return {"settings": settings, "machine": machine(), "versions": versions()}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Are the formulas of `sealtune env --plan` right, and what do they say? Counts small and large models; writes tables.
+"""Are the formulas of ``sealtune env`` right, and what do they predict? Counts FLOPs and bytes; writes tables.
 
-python benchmarks/plan.py --count --output benchmarks/results/plan.json    # minutes; no model is downloaded
-python benchmarks/plan.py --write                                          # the tables of docs/scale.md
+python benchmarks/cost/plan.py --count --output benchmarks/results/plan.json    # minutes; downloads nothing
+python benchmarks/cost/plan.py --write                                          # the tables of docs/scale.md
 """
 
 from __future__ import annotations
@@ -9,146 +9,149 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from sealtune.plan import PROXY, SIZES, Case, limits, size
-
-from sealtune.cli.dimensions import KNOWN, Shape
+from sealtune.cli.dimensions import KNOWN, ModelDimensions
 from sealtune.cli.estimate import GPUS, SAFE_ROWS, TOKENS
-from sealtune.cli.flops import passes, trained
-from sealtune.cli.gpu_memory import OVERHEAD, Engine, base_bytes, rank_bytes
+from sealtune.cli.flops import rank_cost, token_flops, trainable_parameters
+from sealtune.cli.gpu_memory import OVERHEAD, Strategy, base_bytes, rank_bytes
 from sealtune.core.config import Config
 from sealtune.core.config_io import build_config
 from sealtune.ranking.job import Amounts
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.lib.capacity import PROXY, Case, limits, size
+from benchmarks.lib.reports import provenance, run_child, write_report
+
+ROOT = Path(__file__).parents[2]
 PAGE, RESULTS = ROOT / "docs/scale.md", ROOT / "benchmarks/results"
 MODELS = {"8B": "meta-llama/Meta-Llama-3-8B-Instruct", "70B": "meta-llama/Meta-Llama-3-70B-Instruct"}
-SMALL = Shape(8, 512, 1536, 8, 4, 2048, 64)
-COUNTED: dict[str, tuple[Shape, dict, dict]] = {
-    "8 layers of 512, for real": (SMALL, {"batch": 4, "length": 256}, {}),
-    "the same, checkpointing": (SMALL, {"batch": 4, "length": 256}, {"gradient_checkpointing": True}),
-    "the same, trained whole": (SMALL, {"batch": 4, "length": 256}, {"use_peft": False}),
-    "8B": (KNOWN[MODELS["8B"]], {"batch": 4, "length": 512}, {}),
-    "8B, checkpointing": (KNOWN[MODELS["8B"]], {"batch": 4, "length": 2048}, {"gradient_checkpointing": True}),
-    "8B, adapters everywhere": (
-        KNOWN[MODELS["8B"]],
-        {"batch": 4, "length": 512},
-        {"lora_target_modules": "all-linear"},
-    ),
-    "70B, checkpointing": (KNOWN[MODELS["70B"]], {"batch": 4, "length": 2048}, {"gradient_checkpointing": True}),
+SIZES = [10**power for power in range(5, 10)]
+SMALL = ModelDimensions(8, 512, 1536, 8, 4, 2048, 64)
+
+
+class Counted(NamedTuple):
+    """One micro-batch whose FLOPs and bytes are counted: ``batch`` rows of ``length`` tokens."""
+
+    title: str
+    model: ModelDimensions
+    batch: int
+    length: int
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+    def config(self) -> Config:
+        rank = {"method": "seal", "per_device_train_batch_size": self.batch, **self.settings}
+        return build_config({"model_name_or_path": "-", "dtype": "bfloat16", "max_length": self.length, "rank": rank})
+
+    def predicted(self) -> tuple[float, float]:
+        """FLOPs per token and bytes by the formulas; the optimizer has not taken a step yet."""
+        config = self.config()
+        absent = (8 if config.rank.use_peft else 12) * trainable_parameters(self.model, config.rank) + OVERHEAD
+        cost = rank_cost(config, Amounts(self.batch, self.length, self.batch))
+        flops = sum(token_flops(self.model, config.rank, config.max_length))
+        return flops, rank_bytes(self.model, config, cost) - absent
+
+    def weight_bytes(self) -> float:
+        """Bytes of the model itself, which are certain."""
+        config = self.config()
+        return base_bytes(self.model, config) if config.rank.use_peft else 4.0 * self.model.parameters
+
+
+CHECKPOINTING = {"gradient_checkpointing": True}
+LLAMA_8B, LLAMA_70B = (KNOWN[name] for name in MODELS.values())
+COUNTED = {
+    "8 layers of 512, for real": Counted("8 layers of 512, run", SMALL, 4, 256),
+    "the same, checkpointing": Counted("the same, checkpointing", SMALL, 4, 256, CHECKPOINTING),
+    "the same, trained whole": Counted("the same, trained in full", SMALL, 4, 256, {"use_peft": False}),
+    "8B": Counted("8B", LLAMA_8B, 4, 512),
+    "8B, checkpointing": Counted("8B, checkpointing", LLAMA_8B, 4, 2048, CHECKPOINTING),
+    "8B, adapters everywhere": Counted("8B, all-linear", LLAMA_8B, 4, 512, {"lora_target_modules": "all-linear"}),
+    "70B, checkpointing": Counted("70B, checkpointing", LLAMA_70B, 4, 2048, CHECKPOINTING),
 }
-"""What is counted: shape, rows and their length, settings of ``rank``."""
+"""By their names in the results file."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", action="store_true")
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--count", action="store_true", help="count FLOPs and bytes, and write --output")
+    parser.add_argument("--write", action="store_true", help="write the tables of docs/scale.md")
     parser.add_argument("--output", type=Path, default=RESULTS / "plan.json")
-    parser.add_argument("--bytes-a-row", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--host-bytes", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.bytes_a_row:
-        print(bytes_a_row())
+    if args.host_bytes:
+        print(host_bytes_per_row())
         return
     if args.count:
-        report = {"command": " ".join(["python", *sys.argv]), "counted": counted()}
-        apart = [sys.executable, __file__, "--bytes-a-row"]  # a fresh process has no memory to use again
-        report |= {"bytes_a_row": float(subprocess.check_output(apart, text=True).split()[-1]), **about()}
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+        report = {"counted": count_all(), "bytes_a_row": run_child(__file__, "--host-bytes")}  # no memory is reused
+        write_report(report | provenance(args, hidden=("host_bytes",)), args.output)
     if args.write:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print("\n\n".join(tables().values()))
 
 
-def about() -> dict:
-    from sealtune.pipeline.environment import machine, versions
-
-    return {"machine": machine(), "versions": versions()}
+# -- counting ----------------------------------------------------------------------------------------------------------
 
 
-# -- counted -----------------------------------------------------------------------------------------------------------
-
-
-def config_of(batch: int, length: int, settings: dict) -> Config:
-    rank = {"method": "seal", "per_device_train_batch_size": batch, **settings}
-    return build_config({"model_name_or_path": "-", "dtype": "bfloat16", "max_length": length, "rank": rank})
-
-
-def counted() -> dict[str, dict[str, float]]:
-    from counted import count
+def count_all() -> dict[str, dict[str, float]]:
+    from benchmarks.lib.operation_counter import count
 
     found = {}
-    for name, (shape, sizes, settings) in COUNTED.items():
-        operations, held = count(shape, config_of(**sizes, settings=settings), imagined=shape is not SMALL)
-        found[name] = {"operations_per_token": operations, "bytes": held}
+    for name, counted in COUNTED.items():
+        flops, held = count(counted.model, counted.config(), fake=counted.model is not SMALL)
+        found[name] = {"operations_per_token": flops, "bytes": held}
         print(name, found[name], file=sys.stderr, flush=True)
     return found
 
 
-def bytes_a_row(n: int = 2_000_000) -> float:
-    """What a process holds at most of each of n candidates of `seal`, from the first step to the outcome."""
+def host_bytes_per_row(n: int = 2_000_000) -> float:
+    """Peak host memory per candidate of `seal` with n candidates, from the first step to the scores."""
     import torch
 
-    from probe import most_memory, resident, two_layers
-    from scale import mapped_rows
+    from benchmarks.lib.process_memory import current_memory, peak_memory
+    from benchmarks.lib.tiny_inputs import mapped_rows, two_layer_model
     from sealtune.core.config import RankConfig
     from sealtune.models.adapters import lora_players
     from sealtune.ranking.loop import SealLoop
-    from sealtune.ranking.methods.seal import make_selector
+    from sealtune.ranking.methods.seal import make_update
     from sealtune.ranking.safe_set import PLAYERS
+    from sealtune.ranking.selector import FreeLogits
 
     settings = RankConfig(per_device_train_batch_size=8, algorithm=1)
     held = 0.0
-    for rows in (1000, n):  # the first for what comes once
+    for rows in (1000, n):  # the first run allocates what is needed only once
         torch.manual_seed(0)
-        players = lora_players(two_layers(300), settings, PLAYERS[1], seed=0)
+        players = lora_players(two_layer_model(300), settings, PLAYERS[1], seed=0)
         with tempfile.TemporaryDirectory() as folder:
             candidates, safe = mapped_rows(Path(folder, "candidates"), rows), mapped_rows(Path(folder, "safe"), 64)
-            before = resident()["allocated"]
-            with most_memory() as memory:
-                ranking = SealLoop(candidates, safe, players, make_selector(rows, settings), settings, seed=0)
-                next(ranking.run())
-                ranking.step = ranking.total_steps
-                ranking.finish(lambda *_: None)
-            held = (memory["allocated"] - before) / rows
-            del ranking
+            before = current_memory()["allocated"]
+            with peak_memory() as peak:
+                loop = SealLoop(candidates, safe, players, FreeLogits(rows, make_update(settings)), settings, seed=0)
+                next(loop.run())
+                loop.step = loop.total_steps
+                loop.finish(lambda *_: None)
+            held = (peak["allocated"] - before) / rows
+            del loop
     return held
-
-
-def predicted(name: str) -> tuple[float, float]:
-    """Operations a token and bytes by the formulas, of what ``counted`` counts: no optimizer has stepped yet."""
-    shape, sizes, settings = COUNTED[name]
-    config = config_of(**sizes, settings=settings)
-    learns = trained(shape, config.rank)
-    absent = (8 if config.rank.use_peft else 12) * learns + OVERHEAD
-    return sum(passes(shape, config.rank, config.max_length)), rank_bytes(shape, config) - absent
-
-
-def weights(name: str) -> float:
-    """Bytes of the model itself, about which there is no doubt."""
-    shape, sizes, settings = COUNTED[name]
-    config = config_of(**sizes, settings=settings)
-    return base_bytes(shape, config) if config.rank.use_peft else 4.0 * shape.parameters
 
 
 # -- tables of docs/scale.md -------------------------------------------------------------------------------------------
 
 
 def tables() -> dict[str, str]:
-    found = {"counted": counted_table(), "engines": engines_table(), "network": network_table()}
-    return found | {"rows": rows_table(), "limits": limits_table()}
+    """Each table, by the name of its mark in the page."""
+    found = {"counted": counted_table(), "engines": strategies_table(), "network": network_table()}
+    return {name: markdown(table) for name, table in (found | {"rows": rows_table(), "limits": limits_table()}).items()}
 
 
-def filled(page: str) -> str:
+def fill(page: str) -> str:
     """The page with every table between its two marks."""
     for name, table in tables().items():
-        page = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", page, flags=re.S
-        )
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page = marks.sub(lambda m, t=table: f"{m[1]}{t}\n{m[2]}", page)
     return page
 
 
@@ -158,85 +161,76 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def case(model: str, gpus: int = 8, rows: int = 10**5, **settings: object) -> Case:
-    """The paper's recipe on one of the models, with as long rows as ours."""
-    rank = {"method": "seal", "per_device_train_batch_size": 4, "gradient_checkpointing": True, **settings}
+    """The paper's recipe on one of the models, with rows of average length."""
+    rank = {"method": "seal", "per_device_train_batch_size": 4, **CHECKPOINTING, **settings}
     config = build_config({"model_name_or_path": "-", "dtype": "bfloat16", "max_length": 2048, "rank": rank})
     return Case(KNOWN[MODELS.get(model, model)], config, Amounts(rows, TOKENS, SAFE_ROWS), GPUS["H100"], gpus)
 
 
-def counted_table() -> str:
+def counted_table() -> list[list[str]]:
     report = json.loads((RESULTS / "plan.json").read_text(encoding="utf-8"))["counted"]
-    table = [
-        [
-            "model",
-            "rows x tokens",
-            "operations a token: counted",
-            "formula",
-            "bytes beyond the weights: counted",
-            "formula",
-        ]
-    ]
-    for name, (_, sizes, _) in COUNTED.items():
-        found, (operations, held) = report[name], predicted(name)
-        own = weights(name)
-        row = [name, f"{sizes['batch']} x {sizes['length']}", f"{found['operations_per_token']:.3e}"]
-        row += [f"{operations / found['operations_per_token']:.3f} of it", size(found["bytes"] - own)]
-        table.append([*row, f"{(held - own) / (found['bytes'] - own):.2f} of it"])
-    return markdown(table)
+    heads = ["model", "rows x tokens", "FLOPs per token, counted", "formula / counted"]
+    table = [[*heads, "bytes in addition to the weights, counted", "formula / counted"]]
+    for name, counted in COUNTED.items():
+        (flops, held), own = counted.predicted(), counted.weight_bytes()
+        found, extra = report[name]["operations_per_token"], report[name]["bytes"] - own
+        row = [counted.title, f"{counted.batch} x {counted.length}", f"{found:.3e}", f"{flops / found:.3f}"]
+        table.append([*row, size(extra), f"{(held - own) / extra:.2f}"])
+    return table
 
 
-def engines_table() -> str:
-    table = [["engine", "GPUs", "8B", "8B, no checkpointing", "8B, Algorithm 1", "8B, trained whole", "70B"]]
+def strategies_table() -> list[list[str]]:
+    table = [["strategy", "GPUs", "8B", "8B, no checkpointing", "8B, Algorithm 1", "8B, trained in full", "70B"]]
     variants = [{}, {"gradient_checkpointing": False}, {"algorithm": 1}, {"use_peft": False}]
     for gpus in (8, 64):
         cases = [case("8B", gpus, **variant) for variant in variants] + [case("70B", gpus)]
-        memory = [{(name, engine.gpus): one.memory(engine) for name, one, engine in c.engines()} for c in cases]
+        memory = [{(name, s.gpus): one.memory(s) for name, one, s in c.strategies()} for c in cases]
         for name, count in memory[0]:
             if count == gpus or gpus == 8:
                 cells = [size(found[name, count]) if (name, count) in found else "-" for found in memory]
                 table.append([f"`{name}`", str(count), *cells])
-    return markdown(table)
+    return table
 
 
-def network_table() -> str:
-    table = [["model", "engine", "GPUs", "losses", "gradients", "weights", "gathering over computing"]]
+def network_table() -> list[list[str]]:
+    table = [["model", "strategy", "GPUs", "losses", "gradients", "weights", "gathering / computing"]]
     for model in MODELS:
         for gpus in (8, 64):
             one = case(model, gpus, gradient_accumulation_steps=2)
             for name in ("multi_gpu", "fsdp2"):
-                engine = Engine(name, gpus)
-                waits = one.network_hours(engine) / (one.gpu_hours() / gpus)
-                table.append([model, f"`{name}`", str(gpus), *map(size, one.network(engine)), f"{waits:.2f}"])
-    return markdown(table)
+                strategy = Strategy(name, gpus)
+                waits = one.network_hours(strategy) / (one.gpu_hours() / gpus)
+                table.append([model, f"`{name}`", str(gpus), *map(size, one.network(strategy)), f"{waits:.2f}"])
+    return table
 
 
-def rows_table() -> str:
+def rows_table() -> list[list[str]]:
     methods = {"probe": {"method": "probe"}, "seal, Algorithm 2": {}, "seal, Algorithm 1": {"algorithm": 1}}
-    heads = ["rows", "method", "operations, 8B", "H100 hours: 1B", "8B", "70B"]
-    table = [[*heads, "memory a process, 8B", "tokens on disk", "scratch files, 8B"]]
+    heads = ["rows", "method", "FLOPs, 8B", "H100 hours: 1B", "8B", "70B"]
+    table = [[*heads, "memory per process, 8B", "tokens on disk", "scratch files, 8B"]]
     for rows in SIZES:
         for name, settings in methods.items():
             one = case("8B", rows=rows, **settings)
             hours = [case(model, rows=rows, **settings).gpu_hours() for model in (PROXY, "8B", "70B")]
-            work = f"{one.gpu_hours() * 3600 * one.gpu.speed:.1e}"
+            flops = f"{one.gpu_hours() * 3600 * one.gpu.speed:.1e}"
             cells = [f"{h:,.0f}" if h >= 10 else f"{h:.1f}" for h in hours]
-            kept = (one.host_bytes(), one.disk_bytes(), one.scratch_bytes())
-            table.append([f"{rows:,}", name, work, *cells, *map(size, kept)])
-    return markdown(table)
+            stored = (one.host_bytes(), one.disk_bytes(), one.scratch_bytes())
+            table.append([f"{rows:,}", name, flops, *cells, *map(size, stored)])
+    return table
 
 
-def limits_table() -> str:
-    """Each limit once, at the fewest rows that meet it."""
-    table, told = [["model", "from rows", "method", "what gives way", "what to do"]], set()
+def limits_table() -> list[list[str]]:
+    """Each limit once, at the fewest rows that reach it."""
+    table, listed = [["model", "from rows", "method", "what gives way", "what to do"]], set()
     for model in MODELS:
         for rows in SIZES:
             for method in ("probe", "seal"):
                 for what, knob in limits(case(model, rows=rows, method=method)):
-                    kind = model, method, re.sub(r"[\d.,]+( [kMGT]?B)?", "", what)  # whatever its size
-                    if kind not in told:
-                        told.add(kind)
+                    kind = model, method, re.sub(r"[\d.,]+( [kMGT]?B)?", "", what)  # whatever the numbers
+                    if kind not in listed:
+                        listed.add(kind)
                         table.append([model, f"{rows:,}", f"`{method}`", what, knob])
-    return markdown(table)
+    return table
 
 
 if __name__ == "__main__":

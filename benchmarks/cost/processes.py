@@ -1,9 +1,9 @@
-"""Ranking by two processes on two cores beside one process on one core: tokens per second, in one run.
+"""Ranking by two processes on two cores, compared with one process on one core: tokens per second, in one run.
 
-The same rows, the same batch of rows a step (shared by the processes), one thread a process; rounds are interleaved and
-medians compared. ``--cores 4`` compares four processes with one, and so on; on GPUs it takes one each.
+The same rows, the same batch per step (split between the processes), one thread per process. Rounds are interleaved,
+medians are compared. ``--cores 4`` compares four processes with one; on GPUs every process has its own.
 
-    python benchmarks/distributed.py --output benchmarks/results/distributed.json
+    python benchmarks/cost/processes.py --output benchmarks/results/processes.json
 """
 
 from __future__ import annotations
@@ -16,22 +16,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from throughput import FOLDER, first_file
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.lib.paths import labelled_or_quickstart
+from benchmarks.lib.reports import provenance, write_report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--data", default=first_file(FOLDER / "mixtures/general_20.jsonl", "candidates.jsonl"))
-    parser.add_argument("--safe", default=first_file(FOLDER / "safe/mixed.jsonl", "safe.jsonl"))
-    parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=16, help="candidates of one step, in all processes together")
-    parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of each round, after one to warm up")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse()
     if args.worker:
         work(args)
         return
@@ -40,14 +32,31 @@ def main() -> None:
         for count in speeds:
             speeds[count] += launch(args, count)
     medians = {str(count): statistics.median(found) for count, found in speeds.items()}
-    report = summary(args, medians)
+    report = {"tokens_per_second": medians, "speed_up": medians[str(args.cores)] / medians["1"]}
+    report |= provenance(args, hidden=("worker",))
     print(json.dumps(report, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, args.output)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    candidates = labelled_or_quickstart("mixtures/general_20.jsonl", "candidates.jsonl")
+    safe = labelled_or_quickstart("safe/mixed.jsonl", "safe.jsonl")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--data", default=str(candidates))
+    parser.add_argument("--safe", default=str(safe))
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=16, help="candidates per step, in all processes together")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per round, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def launch(args: argparse.Namespace, count: int) -> list[float]:
-    """Tokens per second of each timed step of so many processes, all together."""
+    """Tokens per second of each timed step, in ``count`` processes together."""
     words = [f"--{k.replace('_', '-')}={v}" for k, v in vars(args).items() if k not in ("output", "worker")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     done = subprocess.run(
@@ -63,12 +72,12 @@ def launch(args: argparse.Namespace, count: int) -> list[float]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Some steps of Algorithm 2, in this process and those beside it."""
+    """A few steps of Algorithm 2, in one of the processes."""
     import torch
 
     from sealtune.core import distributed
     from sealtune.core.config_io import build_config
-    from sealtune.models import load as models
+    from sealtune.models.load import load_model
     from sealtune.pipeline.inputs import RunInputs
     from sealtune.ranking.job import Job
     from sealtune.ranking.loop import SealLoop
@@ -76,8 +85,8 @@ def work(args: argparse.Namespace) -> None:
     from sealtune.ranking.selector import FreeLogits, Mirror
 
     torch.set_num_threads(1)
-    each = args.batch // args.cores
-    block = {"method": "seal", "gamma": 0.5, "gamma_schedule": "constant", "per_device_train_batch_size": each}
+    per_device = args.batch // args.cores
+    block = {"method": "seal", "gamma": 0.5, "gamma_schedule": "constant", "per_device_train_batch_size": per_device}
     block |= {"gradient_accumulation_steps": args.cores // distributed.num_processes()}
     config = build_config(
         {
@@ -90,25 +99,11 @@ def work(args: argparse.Namespace) -> None:
     )
     inputs = RunInputs(config)
     candidates, safe = inputs.load_candidates().encoded, inputs.load_safe().encoded
-    players = make_players(Job(candidates, safe, config, lambda full: models.load_model(config, full=full)), ["theta"])
-    selector = FreeLogits(len(candidates), Mirror())
-    ranking = SealLoop(candidates, safe, players, selector, config.rank, config.seed)
-    records = [record for _, record in zip(range(args.steps + 1), ranking.run(), strict=False)]
+    players = make_players(Job(candidates, safe, config, lambda full: load_model(config, full=full)), ["theta"])
+    loop = SealLoop(candidates, safe, players, FreeLogits(len(candidates), Mirror()), config.rank, config.seed)
+    records = [record for _, record in zip(range(args.steps + 1), loop.run(), strict=False)]
     if distributed.is_main_process():
         print(json.dumps([record.tokens / record.seconds for record in records[1:]]))
-
-
-def summary(args: argparse.Namespace, medians: dict[str, float]) -> dict:
-    from sealtune.pipeline.environment import machine, versions
-
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "settings": {k: v for k, v in vars(args).items() if k not in ("output", "worker")},
-        "tokens_per_second": medians,
-        "speed_up": medians[str(args.cores)] / medians["1"],
-        "machine": machine(),
-        "versions": versions(),
-    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""More rows than memory holds: what reading, tokenising, ranking and selecting short rows needs, stage by stage.
+"""More rows than fit in memory: what each stage needs to load, tokenize, rank and select short rows.
 
-Made-up rows in a JSONL file, a model of two layers and a small tokenizer, all in a folder that is removed afterwards.
-Each stage runs in a process of its own, as the commands do it. Its memory is the most that the process had in physical
-memory (mapped files among it, as far as they were touched) beyond what it had once the model was loaded; ``allocated``
-counts what it allocated alone. Ranking is stopped after some steps; the scores that ``select`` reads are drawn.
+Synthetic rows in a JSONL file, a model of two layers and a small tokenizer, all in a temporary folder. Each stage runs
+in a process of its own, as the commands do. ``memory`` is the peak of the process's physical memory (including the
+touched pages of mapped files) above its level after the model was loaded; ``allocated`` leaves out mapped files.
+Ranking stops after a few steps; the scores that ``select`` reads are random.
 
-    OMP_NUM_THREADS=1 python benchmarks/rows.py --rows 1000000 --output benchmarks/results/rows.json
+    OMP_NUM_THREADS=1 python benchmarks/cost/rows.py --rows 1000000 --output benchmarks/results/rows.json
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,9 +21,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from probe import most_memory, resident, two_layers
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
-STAGES = ("door", "tokens", "rank", "select")
+from benchmarks.lib.process_memory import current_memory, peak_memory
+from benchmarks.lib.reports import provenance, run_child, write_report
+from benchmarks.lib.tiny_inputs import two_layer_model
+
+STAGES = ("load", "tokenize", "rank", "select")
 WORDS = ("red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "make", "find", "why", "how")
 SAFE_ROWS = 256
 
@@ -34,19 +37,18 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=[10**5, 10**6])
     parser.add_argument("--steps", type=int, default=20, help="steps of ranking")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stage:
-        print(json.dumps(work(args.stage, args)))
+        print(json.dumps(run_here(args.stage, args)))
         return
     found = []
     for n in args.rows:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             found.append(measure(n, Path(folder)))
-        if args.output:  # after each size: the next may take hours
-            args.output.write_text(json.dumps(summary(found, args), indent=2) + "\n")
+        write_report(summarise(found, args), args.output)  # after every size: the next may take hours
 
 
 def measure(n: int, folder: Path) -> dict:
@@ -58,7 +60,7 @@ def measure(n: int, folder: Path) -> dict:
     for name, facts in stages.items():
         facts["rows_per_second"] = facts["rows"] / facts["seconds"]
         print(
-            f"{n:>12,} rows  {name:6}  {facts['rows_per_second']:>12,.0f} rows/s  "
+            f"{n:>12,} rows  {name:8}  {facts['rows_per_second']:>12,.0f} rows/s  "
             f"{facts['memory_bytes'] / 2**20:>8,.0f} MiB  {facts['allocated_bytes'] / 2**20:>8,.0f} MiB allocated",
             flush=True,
         )
@@ -68,27 +70,17 @@ def measure(n: int, folder: Path) -> dict:
 
 
 def run_apart(stage: str, folder: Path) -> dict:
-    command = [sys.executable, __file__, *sys.argv[1:], "--stage", stage, "--folder", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """One stage in a process of its own."""
+    return run_child(__file__, *sys.argv[1:], "--stage", stage, "--folder", folder)
 
 
-def summary(found: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.pipeline.environment import machine, versions
-
+def summarise(found: list[dict], args: argparse.Namespace) -> dict:
     most = max(facts["memory_bytes"] for row in found for facts in row["stages"].values())
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "by_rows": found,
-        "most_memory_bytes": most,
-        "settings": {"steps": args.steps, "batch": args.batch, "safe_rows": SAFE_ROWS},
-        "machine": machine(),
-        "versions": versions(),
-    }
+    return {"by_rows": found, "most_memory_bytes": most, "safe_rows": SAFE_ROWS, **provenance(args, hidden=("stage",))}
 
 
 def write_rows(path: Path, n: int, seed: int) -> None:
-    """Short rows; every second one has an id of its own, and a few are the same as another."""
+    """Short rows; every second one has an id of its own, and a few are duplicates."""
     chance = random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
         for i in range(n):
@@ -97,92 +89,91 @@ def write_rows(path: Path, n: int, seed: int) -> None:
             file.write(json.dumps(row | {"prompt": prompt, "response": response}) + "\n")
 
 
-def work(stage: str, args: argparse.Namespace) -> dict:
-    """One stage, in the folder of the benchmark."""
+def run_here(stage: str, args: argparse.Namespace) -> dict:
+    """One stage, in the temporary folder."""
     import torch
 
     from sealtune.core.config_io import build_config
     from sealtune.pipeline.run import Run
-    from sealtune.pipeline.runner import run_stage
 
     torch.set_num_threads(1)
     os.chdir(args.folder)
     if stage == "model":
-        make_model(Path("model"))
+        save_model(Path("model"))
         return {}
     block = {"method": "seal", "per_device_train_batch_size": args.batch}
     data = {"datasets": ["candidates.jsonl"], "safe_datasets": ["safe.jsonl"], "output_dir": "out"}
-    run = Run(
-        build_config({"model_name_or_path": "model", "dtype": "float32", "max_length": 64, **data, "rank": block})
-    )
+    model_values = {"model_name_or_path": "model", "dtype": "float32", "max_length": 64}
+    run = Run(build_config(model_values | data | {"rank": block}))
     model = run.load_model()
-    _ = run.inputs.load_tokenizer()
-    before, started = resident(), time.perf_counter()
-    with most_memory(every=0.01) as memory:
+    run.inputs.load_tokenizer()
+    before, started = current_memory(), time.perf_counter()
+    with peak_memory(interval=0.01) as peak:
         rows = DO[stage](run, model, args)
-    seconds = time.perf_counter() - started
-    found = {"rows": rows, "seconds": seconds}
-    found |= {f"{name}_bytes": max(0, memory[name] - size) for name, size in before.items()}
+    found = {"rows": rows, "seconds": time.perf_counter() - started}
+    found |= {f"{name}_bytes": max(0, peak[name] - size) for name, size in before.items()}
     if stage == "rank":
-        draw_scores(run)
+        write_random_scores(run)
     return found
 
 
-def read(run, model, args) -> int:
+def load(run, model, args) -> int:
     rows = run.inputs.load_rows()
     return len(rows.samples) + len(rows.drops)
 
 
-def tokenise(run, model, args) -> int:
+def tokenize(run, model, args) -> int:
     return len(run.inputs.load_candidates().encoded)
 
 
 def rank(run, model, args) -> int:
-    """Some steps of SEAL. Rows that were met, so that the rate tells what a step costs with so many rows beside it."""
+    """A few steps of SEAL; returns the rows in their batches, so that the rate is that of a step among so many rows."""
     from sealtune.core.console import track
     from sealtune.ranking import methods
     from sealtune.ranking.job import Job
 
-    class Enough(Exception):  # noqa: N818 - no error
+    class EnoughSteps(Exception):  # noqa: N818 - not an error
         pass
 
     with track("rank") as advance:
 
-        def on_step(record, total, state) -> None:
+        def on_step(record, total, state_dict) -> None:
             advance(record.step, total, record.rows, record.tokens)
             if record.step >= args.steps:
-                raise Enough
+                raise EnoughSteps
 
         candidates, safe = run.inputs.load_ranking_candidates(), run.inputs.load_safe().encoded
-        with suppress(Enough):
+        with suppress(EnoughSteps):
             methods.rank(Job(candidates, safe, run.config, lambda full: model, on_step))
     return args.steps * args.batch
 
 
 def select(run, model, args) -> int:
+    from sealtune.pipeline.runner import run_stage
+
     run_stage(run, "select")
-    return run.folder.manifest().stages["rank"].rows
+    return len(run.folder.read_scores())
 
 
-DO: dict[str, Callable] = {"door": read, "tokens": tokenise, "rank": rank, "select": select}
+DO: dict[str, Callable] = {"load": load, "tokenize": tokenize, "rank": rank, "select": select}
 
 
-def draw_scores(run) -> None:
-    """What a finished ranking leaves, with scores that were drawn."""
+def write_random_scores(run) -> None:
+    """The files of a finished ranking, with random scores."""
     import numpy as np
 
     from sealtune.core.types import Scores
     from sealtune.pipeline.stages import rank
 
-    candidates = run.inputs.load_ranking_candidates()
-    scores = Scores.unweighted(candidates, np.random.default_rng(0).random(len(candidates)))
+    rows = run.inputs.load_ranking_candidates()
+    scores = Scores.unweighted(rows.ids, rows.source, np.random.default_rng(0).random(len(rows)))
     run.folder.write_scores(scores, run.inputs.load_rows().positions(scores.ids))
     facts = {"seconds": 0.0, "rows": len(scores)}
     run.folder.finish_stage("rank", rank.depends_on(run), ["rank/scores.parquet"], facts, {})
 
 
-def make_model(folder: Path) -> None:
-    """Two layers of random weights, and a tokenizer that knows the words."""
+def save_model(folder: Path) -> None:
+    """A model of two layers with random weights, and a tokenizer that knows the words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -195,12 +186,12 @@ def make_model(folder: Path) -> None:
     )
     backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
-    two_layers(len(tokenizer)).save_pretrained(folder)
+    two_layer_model(len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def bytes_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 

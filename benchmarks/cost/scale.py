@@ -1,12 +1,12 @@
-"""Does a step of ranking cost more with more candidates? Time of a step and memory of the ranking loop, by N.
+"""Does a step of ranking cost more with more candidates? Time per step and memory of the SEAL loop, by N.
 
-Synthetic rows of 16 tokens, memory-mapped from a file; a model of two layers, so that whatever the selector, the
-batches and the records of N rows cost would show. What is measured is the loop itself (``train.Ranking``): rows, their
-ids and their tokens are data and not counted. Each N runs in a process of its own. Memory is the most that the process
-had allocated (anonymous pages, looked at every few milliseconds), from the shuffle that opens an epoch to the account
-that closes it, beyond a run with the fewest rows. Both come once in N / B steps and are told apart from the others.
+Synthetic rows of 16 tokens, memory-mapped from a file, and a model of two layers, so that the cost of the selector, the
+batches and the records of N rows shows. Only the loop itself (``ranking/loop.py``) is measured, not the rows, their ids
+and tokens. Each N runs in a process of its own. Memory is the peak of allocated memory (anonymous pages, sampled every
+few milliseconds), from the shuffle at the start of an epoch to the statistics at its end, above the run with the fewest
+rows. Both happen once in N / B steps and are timed separately.
 
-    python benchmarks/scale.py --output benchmarks/results/scale.json
+    python benchmarks/cost/scale.py --output benchmarks/results/scale.json
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from probe import most_memory, two_layers
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
-TOKENS = 16
+from benchmarks.lib.process_memory import peak_memory
+from benchmarks.lib.reports import provenance, run_child, write_report
+from benchmarks.lib.tiny_inputs import mapped_rows, two_layer_model
 
 
 def main() -> None:
@@ -38,108 +38,60 @@ def main() -> None:
     if args.one:
         print(json.dumps(measure(args.one, args)))
         return
-    found = [run_apart(n) for n in args.rows]
-    report = summarise(found, args)
+    report = summarise([run_child(__file__, *sys.argv[1:], "--one", n) for n in args.rows], args)
     for row in report["by_rows"]:
         print(
-            f"{row['rows']:>12,} rows  {row['seconds_per_step'] * 1e3:7.1f} ms a step  "
-            f"{row['first_step_seconds']:6.2f} s the first  {row['epoch_end_seconds']:6.2f} s an epoch's end  "
-            f"{row['bytes_per_row']:6.1f} bytes a row"
+            f"{row['rows']:>12,} rows  {row['seconds_per_step'] * 1e3:7.1f} ms per step  "
+            f"{row['first_step_seconds']:6.2f} s first step  {row['epoch_end_seconds']:6.2f} s end of epoch  "
+            f"{row['bytes_per_row']:6.1f} bytes per row"
         )
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def run_apart(n: int) -> dict:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", str(n)]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+    write_report(report, args.output)
 
 
 def summarise(found: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.pipeline.environment import machine, versions
-
     least = found[0]
     for row in found:
         extra = row["memory_bytes"] - least["memory_bytes"]
         row["bytes_per_row"] = extra / (row["rows"] - least["rows"]) if row["rows"] > least["rows"] else 0.0
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "by_rows": found,
-        "step_over_least": found[-1]["seconds_per_step"] / least["seconds_per_step"],
-        "settings": {k: v for k, v in vars(args).items() if k not in ("output", "one")},
-        "machine": machine(),
-        "versions": versions(),
-    }
+    growth = found[-1]["seconds_per_step"] / least["seconds_per_step"]
+    return {"by_rows": found, "step_over_least": growth, **provenance(args, hidden=("one",))}
 
 
 def measure(n: int, args: argparse.Namespace) -> dict:
-    """Steps of ranking n rows."""
+    """A few steps of ranking n rows."""
     import torch
 
     from sealtune.core.config import RankConfig
     from sealtune.models.adapters import lora_players
     from sealtune.ranking.loop import SealLoop
-    from sealtune.ranking.methods.seal import make_selector
+    from sealtune.ranking.methods.seal import make_update
     from sealtune.ranking.safe_set import PLAYERS
+    from sealtune.ranking.selector import FreeLogits
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = two_layers(300)
+    model = two_layer_model(300)
     settings = RankConfig(per_device_train_batch_size=args.batch, algorithm=args.algorithm, gamma_schedule="constant")
     with tempfile.TemporaryDirectory() as folder:
         candidates, safe = mapped_rows(Path(folder, "candidates"), n), mapped_rows(Path(folder, "safe"), 64)
         players = lora_players(model, settings, PLAYERS[args.algorithm], seed=0)
-        ranking = SealLoop(candidates, safe, players, make_selector(n, settings), settings, seed=0)
-        with most_memory() as memory:
-            seconds, run = [], ranking.run()
+        loop = SealLoop(candidates, safe, players, FreeLogits(n, make_update(settings)), settings, seed=0)
+        with peak_memory() as peak:
+            seconds, run = [], loop.run()
             for _ in range(args.steps):
                 started = time.perf_counter()
                 next(run)
                 seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
-            ranking.doubt.end_epoch(ranking.selector.omega)
+            loop.epochs.end_epoch(loop.selector.omega)
             ended = time.perf_counter() - started
     return {
         "rows": n,
         "seconds_per_step": statistics.median(seconds[1:]),
         "first_step_seconds": seconds[0],
         "epoch_end_seconds": ended,
-        "memory_bytes": memory["allocated"],
+        "memory_bytes": peak["allocated"],
     }
-
-
-class Numbered(Sequence):
-    """Ids that are made when they are asked for."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, i) -> str:
-        return f"row-{range(self.n)[i]}"
-
-
-def mapped_rows(path: Path, n: int):
-    """n rows of random tokens in a file; the second half of each is learned."""
-    import numpy as np
-
-    from sealtune.data.encoded import Encoded
-
-    random = np.random.default_rng(n)
-    shape, block = (n * TOKENS,), 10**5 * TOKENS
-    tokens = np.memmap(f"{path}.tokens", np.int32, "w+", shape=shape)
-    mask = np.memmap(f"{path}.mask", np.bool_, "w+", shape=shape)
-    for start in range(0, n * TOKENS, block):
-        stop = min(start + block, n * TOKENS)
-        tokens[start:stop] = random.integers(3, 300, stop - start)
-        mask[start:stop] = np.arange(start, stop) % TOKENS >= TOKENS // 2
-    bounds = np.memmap(f"{path}.bounds", np.int64, "w+", shape=(n + 1,))
-    bounds[:] = np.arange(n + 1) * TOKENS
-    for array in (tokens, mask, bounds):
-        array.flush()
-    return Encoded(Numbered(n), Numbered(n), tokens, mask, bounds)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""What throughput.py and gpu.py time: some steps of plain fine-tuning, of ranking, of ranking as it was released.
+"""What throughput.py and gpu.py time: steps of plain fine-tuning, of ranking, and of ranking as it was released.
 
   sft          a training step of TRL's SFTTrainer
   tuner        the same by sealtune's own trainer
-  algorithm_2  a ranking step without theta_hat, candidates' backward pass included (gamma > 0)
+  algorithm_2  a ranking step without theta_hat, with the candidates' backward pass (gamma > 0)
   algorithm_1  a ranking step with theta_hat
-  released     a ranking step with the semantics of the released code (released.py)
-  fused        algorithm_2 with the candidates and the safe rows in one pass; not a setting of the tool
+  released     a ranking step with the semantics of the released code (baselines/released_step.py)
+  fused        algorithm_2 with candidates and safe rows in one pass; not a setting of sealtune
   compiled     algorithm_2 with rank.torch_compile
 
-All meet the same rows, in the batches in which ranking draws them, neighbours in length together. Only ``released``
-does not group rows: its batches are drawn from the same sets at random, as that code draws them.
+All variants process the same rows in the batches that ranking draws, which group rows by length. Only ``released`` does
+not group: it draws its batches at random from the same sets, as that code does.
 
-Every token that passes through the model in a step counts once a pass: for sft and tuner the rows of the batch; for
-algorithm_1 the candidates twice and the safe rows; for all others the candidates and the safe rows. Padding does not
-count.
+A token counts once per pass through the model: for sft and tuner the rows of the batch; for algorithm_1 the candidates
+twice and the safe rows; for all others the candidates and the safe rows. Padding does not count.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ IDEAS = ("tuner", "fused", "compiled")
 
 
 @dataclass
-class Timed:
-    """One step: ``tokens`` without padding, ``positions`` with it, ``model_seconds`` in forward and backward passes."""
+class TimedStep:
+    """``tokens`` without padding, ``positions`` with it, ``model_seconds`` in forward and backward passes."""
 
     tokens: int
     positions: int
@@ -42,16 +41,16 @@ class Timed:
 
 
 class Meter:
-    """Watches a model, step by step. Time within it is told on a CPU only: a GPU works while Python goes on."""
+    """Measures a model step by step. ``model_seconds`` are right on a CPU only: a GPU works asynchronously."""
 
     def __init__(self, model) -> None:
-        self.steps: list[Timed] = []
+        self.steps: list[TimedStep] = []
         self._positions, self._model_seconds, self._depth = 0, 0.0, 0
         self._started = time.perf_counter()
         model.get_input_embeddings().register_forward_pre_hook(self._count)
         self.watch(torch.autograd, "backward")
 
-    @torch.compiler.disable  # what it counts would be a new graph each time
+    @torch.compiler.disable  # the growing count would cause a new graph every time
     def _count(self, module, inputs) -> None:
         self._positions += inputs[0].numel()
 
@@ -79,12 +78,12 @@ class Meter:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.steps.append(Timed(tokens, self._positions, now - self._started, self._model_seconds))
+        self.steps.append(TimedStep(tokens, self._positions, now - self._started, self._model_seconds))
         self._positions, self._model_seconds, self._started = 0, 0.0, now
 
 
-class InTurn:
-    """Batches of these rows (K,) of a data set, as they stand; again from the first after the last."""
+class FixedBatches:
+    """Consecutive batches of these rows (K,) of a data set, repeated from the first after the last."""
 
     def __init__(self, encoded, rows: torch.Tensor, size: int) -> None:
         self.encoded, self.rows, self.size = encoded, rows, size
@@ -95,18 +94,18 @@ class InTurn:
         return Batch(self.rows[start : start + self.size], self.encoded)
 
 
-def drawn(encoded, size: int, count: int, seed: int) -> InTurn:
+def first_batches(encoded, size: int, count: int, seed: int) -> FixedBatches:
     """The first ``count`` batches of a ranking."""
     size = min(size, len(encoded))
     batches = Batches(encoded, size, seed)
-    return InTurn(encoded, torch.cat([batches.at(step).rows for step in range(count)]), size)
+    return FixedBatches(encoded, torch.cat([batches.at(step).rows for step in range(count)]), size)
 
 
 def measure(variant: str, model, tokenizer, candidates, safe, config, count: int) -> list[dict]:
-    """``count`` steps of a variant on rows drawn by the config's seed; the first ones warm up."""
+    """``count`` steps of a variant, on rows drawn by the config's seed."""
     run = {"released": released, "fused": fused, "compiled": compiled, "sft": sft, "tuner": tuner}.get(variant, ranking)
     size = config.rank.per_device_train_batch_size
-    batches, safe_batches = (drawn(rows, size, count, config.seed) for rows in (candidates, safe))
+    batches, safe_batches = (first_batches(rows, size, count, config.seed) for rows in (candidates, safe))
     meter = Meter(model)
     run(meter, model, tokenizer, batches, safe_batches, config, count)
     return [asdict(step) for step in meter.steps]
@@ -125,10 +124,10 @@ def tuner(meter, model, tokenizer, batches, safe, config, count) -> None:
 
 
 def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
-    from sealtune.tuning import train as finetune
+    from sealtune.tuning.train import train
 
     class InOrder(trainer):
-        """Takes the rows as they stand, where the trainer's own grouping would put the longest first."""
+        """Keeps the order of the rows; the trainer's own grouping would put the longest first."""
 
         def _get_train_sampler(self, *args):
             return torch.utils.data.SequentialSampler(self.train_dataset)
@@ -136,21 +135,22 @@ def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
     config = config.model_copy(update={"tune": config.tune.model_copy(update={"max_steps": count})})
     meter.watch(trainer, "compute_loss")
     rows = batches.encoded.take(batches.rows.numpy())
-    finetune.train(model, tokenizer, rows, config, lambda *told: meter.end_step(told[3]), InOrder)
+    train(model, tokenizer, rows, config, lambda step, total, rows, tokens, note: meter.end_step(tokens), InOrder)
 
 
-def ranking(meter, model, tokenizer, batches, safe, config, count, change=lambda ranking: None) -> None:
-    """Steps of the ranking loop, after ``change`` to it."""
-    from sealtune.models.causal_lm import LanguageModel
+def ranking(meter, model, tokenizer, batches, safe, config, count, change=lambda loop: None) -> None:
+    """Steps of the SEAL loop, after ``change`` was applied to it."""
+    from sealtune.models.causal_lm import CausalLM
     from sealtune.ranking.job import Job
     from sealtune.ranking.loop import SealLoop
-    from sealtune.ranking.methods.seal import make_selector
+    from sealtune.ranking.methods.seal import make_update
     from sealtune.ranking.safe_set import PLAYERS, make_players
+    from sealtune.ranking.selector import FreeLogits
 
-    meter.watch(LanguageModel, "losses")
+    meter.watch(CausalLM, "losses")
     job = Job(batches.encoded, safe.encoded, config, lambda full: model)
     players = make_players(job, PLAYERS[config.rank.algorithm])
-    selector = make_selector(len(batches.encoded), config.rank)
+    selector = FreeLogits(len(batches.encoded), make_update(config.rank), config.rank.weighting)
     loop = SealLoop(batches.encoded, safe.encoded, players, selector, config.rank, config.seed)
     loop.candidates, loop.safe = batches, safe
     change(loop)
@@ -172,11 +172,10 @@ def fused(*args) -> None:
         def step(gamma: float) -> Step:
             batch, safe = loop.candidates.at(loop.step), loop.safe.at(loop.step)
             both = Batch(torch.cat([batch.rows, n + safe.rows]), rows)
-            weights = selector.weights(batch.rows)
-            shares = torch.cat(
-                [gamma * weights / len(weights), torch.full((len(safe.rows),), (1 - gamma) / len(safe.rows))]
-            )
-            losses, safe_losses = theta.learn(both, shares * len(both.rows)).split([len(batch.rows), len(safe.rows)])
+            weights = gamma * selector.weights(batch.rows) / len(batch.rows)
+            safe_weights = torch.full((len(safe.rows),), (1 - gamma) / len(safe.rows))
+            found = theta.learn(both, torch.cat([weights, safe_weights]) * len(both.rows))
+            losses, safe_losses = found.split([len(batch.rows), len(safe.rows)])
             theta.descend()
             selector.descend(batch.rows, losses)
             return Step(batch, safe, gamma, safe_losses, losses, None)
@@ -187,9 +186,9 @@ def fused(*args) -> None:
 
 
 def released(meter, model, tokenizer, batches, safe, config, count) -> None:
-    import released as code
+    from benchmarks.baselines.released_step import ReleasedStep
 
-    run = code.Released(model, batches.encoded, safe.encoded, config.rank, config.seed)
+    run = ReleasedStep(model, batches.encoded, safe.encoded, config.rank, config.seed)
     meter.watch(run, "losses")
     for part in (batches, safe):
         part.rows = torch.randperm(len(part.encoded))[: len(part.rows)]

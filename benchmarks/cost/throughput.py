@@ -1,46 +1,32 @@
-"""Tokens per second and peak memory of ranking beside plain fine-tuning, in one run.
+"""Tokens per second and peak memory of ranking, compared with plain fine-tuning in one run.
 
-Same rows, model, LoRA, dtype, batch and max_length for all variants (steps.py says what they are and how tokens are
-counted). Each runs in a process of its own, so that peak memory is its own; rounds are interleaved, each draws rows of
-its own, and medians over all steps are compared (``tokens_over_seconds`` has the sums).
-The floor is what the machine could do: operations of the layers for all tokens and of the output layer for the learned
-ones, over its measured matrix rate. Attention and adapters, some per cent, are left out of it.
+All variants have the same rows, model, LoRA, dtype, batch and max_length (steps.py describes them and how tokens are
+counted). Each variant runs in a process of its own, so that its peak memory is its own. Rounds are interleaved, every
+round draws other rows, and medians over all steps are compared (``tokens_over_seconds`` is the ratio of the sums).
+The floor is what the machine could reach: operations of the layers for all tokens, and of the output layer for response
+tokens, over its measured matrix rate. It leaves out attention and adapters, a few per cent.
 
-    python benchmarks/throughput.py --output benchmarks/results/throughput.json
+    python benchmarks/cost/throughput.py --output benchmarks/results/throughput.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from steps import IDEAS, VARIANTS, measure
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
-FOLDER = Path(os.environ.get("SEALTUNE_DATA", "../shared/data"))
-QUICKSTART = "examples/quickstart"
+from benchmarks.cost.steps import IDEAS, VARIANTS, measure
+from benchmarks.lib.paths import labelled_or_quickstart
+from benchmarks.lib.reports import provenance, run_child, write_report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--data", default=first_file(FOLDER / "mixtures/general_20.jsonl", "candidates.jsonl"))
-    parser.add_argument("--safe", default=first_file(FOLDER / "safe/mixed.jsonl", "safe.jsonl"))
-    parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=7, help="timed steps of each round")
-    parser.add_argument("--warm-up", type=int, default=1, help="steps before those that are timed")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=list(VARIANTS))
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--variant", choices=VARIANTS + IDEAS, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse()
     if args.variant:
         print(json.dumps(measure_here(args)))
         return
@@ -48,22 +34,33 @@ def main() -> None:
     rounds = [run_apart(variant, number, args) for number in range(args.rounds) for variant in args.variants]
     report = summarise(rounds, args) | {"seconds": time.perf_counter() - started}
     show(report)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, args.output)
 
 
-def first_file(labelled: Path, ours: str) -> str:
-    """Rows of a real length mix where they are, else those of the quickstart."""
-    return str(labelled) if labelled.is_file() else f"{QUICKSTART}/{ours}"
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    candidates = labelled_or_quickstart("mixtures/general_20.jsonl", "candidates.jsonl")
+    safe = labelled_or_quickstart("safe/mixed.jsonl", "safe.jsonl")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--data", default=str(candidates))
+    parser.add_argument("--safe", default=str(safe))
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=7, help="timed steps per round")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before the timed ones")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS + IDEAS, default=list(VARIANTS))
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--variant", choices=VARIANTS + IDEAS, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def run_apart(variant: str, seed: int, args: argparse.Namespace) -> dict:
+    """One variant in a process of its own."""
     own = ("output", "variant", "variants", "rounds", "seed")
     words = [f"--{k.replace('_', '-')}={v}" for k, v in vars(args).items() if k not in own]
-    command = [sys.executable, __file__, *words, f"--variant={variant}", f"--seed={seed}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = run_child(__file__, *words, f"--variant={variant}", f"--seed={seed}")
     speed = statistics.median(step["tokens"] / step["seconds"] for step in result["steps"])
     print(f"{variant:12} {speed:8.1f} tokens/s", file=sys.stderr)
     return result
@@ -71,10 +68,10 @@ def run_apart(variant: str, seed: int, args: argparse.Namespace) -> dict:
 
 def measure_here(args: argparse.Namespace) -> dict:
     """The timed steps of one variant, in this process."""
-    import trl  # noqa: F401  by all variants, so that its pages count for none
+    import trl  # noqa: F401  in all variants, so that its memory favours none
 
     from sealtune.core.config_io import build_config
-    from sealtune.models import load as models
+    from sealtune.models.load import compute_dtype, load_model
     from sealtune.pipeline.environment import peak_memory, reset_peak_memory
     from sealtune.pipeline.inputs import RunInputs
 
@@ -92,24 +89,29 @@ def measure_here(args: argparse.Namespace) -> dict:
     )
     inputs = RunInputs(config)
     candidates, safe = inputs.load_candidates().encoded, inputs.load_safe().encoded
-    rate = matrix_rate(models.compute_dtype(config))
-    model = models.load_model(config)
+    rate = matrix_rate(compute_dtype(config))
+    model = load_model(config)
     reset_peak_memory()
     steps = measure(args.variant, model, inputs.load_tokenizer(), candidates, safe, config, args.warm_up + args.steps)
-    head = model.get_output_embeddings().weight.numel()
-    weights = model.base_model.layers.named_parameters()
-    layers = sum(p.numel() for name, p in weights if p.dim() == 2 and "lora" not in name)
     return {
         "variant": args.variant,
         "steps": steps[args.warm_up :],
         "peak_memory_bytes": peak_memory(),
         "operations_per_second": rate,
-        "operations_per_token": 4 * (layers + head * float(candidates.mask.mean())),  # forward 2, backward 2 a weight
+        "operations_per_token": operations_per_token(model, float(candidates.mask.mean())),
     }
 
 
+def operations_per_token(model, response_share: float) -> float:
+    """2 per weight forward and 2 backward (to the activations; the weights are frozen); the head at responses only."""
+    head = model.get_output_embeddings().weight.numel()
+    weights = model.base_model.layers.named_parameters()
+    layers = sum(p.numel() for name, p in weights if p.dim() == 2 and "lora" not in name)
+    return 4 * (layers + head * response_share)
+
+
 def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
-    """Operations per second of the best of some products of large matrices."""
+    """Operations per second of large matrix products, the best of a few."""
     import torch
 
     from sealtune.models.load import device
@@ -124,37 +126,32 @@ def matrix_rate(dtype, size: int = 2048, repeats: int = 5) -> float:
 
 
 def summarise(rounds: list[dict], args: argparse.Namespace) -> dict:
-    from sealtune.pipeline.environment import git_revision, machine, versions
-
     def median(figure, variant):
         return statistics.median(figure(r, s) for r in rounds if r["variant"] == variant for s in r["steps"])
 
-    def each(figure):
+    def medians(figure):
         return {variant: median(figure, variant) for variant in args.variants}
 
     def total(key, variant):
         return sum(step[key] for r in rounds if r["variant"] == variant for step in r["steps"])
 
-    speed = each(lambda r, s: s["tokens"] / s["seconds"])
-    memory = each(lambda r, s: r["peak_memory_bytes"])
+    speed = medians(lambda r, s: s["tokens"] / s["seconds"])
+    memory = medians(lambda r, s: r["peak_memory_bytes"])
     base = args.variants[0]
-    floor = max(r["operations_per_second"] for r in rounds) / rounds[0]["operations_per_token"]
+    rate = max(r["operations_per_second"] for r in rounds)
+    floor = rate / rounds[0]["operations_per_token"]
     return {
-        "command": " ".join(["python", *sys.argv]),
-        "settings": {k: v for k, v in vars(args).items() if k not in ("output", "variant", "seed")},
-        "git_revision": git_revision(),
+        **provenance(args, hidden=("variant", "seed")),
         "tokens_per_second": speed,
         "tokens_over_seconds": {v: total("tokens", v) / total("seconds", v) for v in args.variants},
         "padding_share": {v: 1 - total("tokens", v) / total("positions", v) for v in args.variants},
         "peak_memory_bytes": memory,
         f"speed_over_{base}": {v: speed[v] / speed[base] for v in speed},
         f"memory_over_{base}": {v: memory[v] / memory[base] for v in speed},
-        "share_outside_model": each(lambda r, s: 1 - s["model_seconds"] / s["seconds"]),
-        "operations_per_second": max(r["operations_per_second"] for r in rounds),
+        "share_outside_model": medians(lambda r, s: 1 - s["model_seconds"] / s["seconds"]),
+        "operations_per_second": rate,
         "floor_tokens_per_second": floor,
         "share_of_floor": {v: speed[v] / floor for v in speed},
-        "machine": machine(),
-        "versions": versions(),
     }
 
 

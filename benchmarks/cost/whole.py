@@ -1,10 +1,11 @@
-"""What choosing rows costs in all: rank, select and tune on the rows kept, beside plain fine-tuning on all rows.
+"""The cost of choosing rows in total: rank, select, and tune on the kept rows, compared with plain fine-tuning on all.
 
-Plain is TRL's SFTTrainer with the same rows, model, LoRA, batch, max_length and epochs. ``tuner`` is our own trainer on
-all rows, so that what is gained by ranking cheaply and what by tuning fast can be told apart. Loading the model and
-tokenising count for neither; writing what was tuned counts for ours. Repetitions are interleaved, medians compared.
+``plain`` is TRL's SFTTrainer with the same rows, model, LoRA, batch, max_length and epochs. ``tuner`` is sealtune's own
+trainer on all rows, which separates the gain of cheap ranking from that of fast tuning. Loading the model and
+tokenization count for neither side; writing the tuned model counts for sealtune. Repetitions are interleaved, medians
+are compared.
 
-    python benchmarks/whole.py --output benchmarks/results/whole.json
+    python benchmarks/cost/whole.py --output benchmarks/results/whole.json
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import mixtures
-from throughput import FOLDER
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.lib import mixtures
+from benchmarks.lib.paths import DATA
+from benchmarks.lib.reports import provenance, write_report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, default=DATA)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--mixture", default="general_20")
     parser.add_argument("--rows", type=int, default=100)
@@ -37,14 +41,13 @@ def main() -> None:
 
     for repetition in range(args.repetitions):
         config = configure(args)
-        parts = (stages, plain) if repetition % 2 == 0 else (plain, stages)
+        parts = (time_stages, time_plain) if repetition % 2 == 0 else (time_plain, time_stages)
         for name, value in [pair for part in parts for pair in part(config).items()]:
             seconds[name].append(value)
             print(f"{name:8} {value:7.1f} s", file=sys.stderr)
     report = summarise(seconds, args)
     print(json.dumps(report["ratios"], indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, args.output)
 
 
 def configure(args: argparse.Namespace):
@@ -62,23 +65,23 @@ def configure(args: argparse.Namespace):
     )
 
 
-def stages(config) -> dict[str, float]:
-    """Seconds of the stages with the default settings."""
+def time_stages(config) -> dict[str, float]:
+    """Seconds of each stage with the default settings."""
     from sealtune.pipeline.run import Run
     from sealtune.pipeline.runner import run_stage
 
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config.model_copy(update={"output_dir": folder}))
-        run.inputs.load_candidates(), run.inputs.load_safe()  # tokenised before the clock starts
+        run.inputs.load_candidates(), run.inputs.load_safe()  # tokenized before the clock starts
         loading, load = [0.0], run.load_model
 
-        def timed(*args, **options):
+        def timed_load(*args, **options):
             started = time.perf_counter()
             model = load(*args, **options)
             loading[0] += time.perf_counter() - started
             return model
 
-        run.load_model = timed
+        run.load_model = timed_load
         found = {}
         for stage in ("rank", "select", "tune"):
             started, loading[0] = time.perf_counter(), 0.0
@@ -87,38 +90,33 @@ def stages(config) -> dict[str, float]:
     return found
 
 
-def plain(config) -> dict[str, float]:
-    """Seconds of fine-tuning on all rows, by TRL's trainer and by ours."""
+def time_plain(config) -> dict[str, float]:
+    """Seconds of fine-tuning on all rows, by TRL's trainer and by sealtune's."""
     from trl import SFTTrainer
 
-    from sealtune.models import load as models
+    from sealtune.models.load import load_model
     from sealtune.pipeline.inputs import RunInputs
-    from sealtune.tuning import train as finetune
+    from sealtune.tuning.train import train
     from sealtune.tuning.trainer import ResponseTrainer
 
     inputs, found = RunInputs(config), {}
     rows = inputs.load_candidates().encoded
     for name, trainer in (("plain", SFTTrainer), ("tuner", ResponseTrainer)):
-        model = models.load_model(config)
+        model = load_model(config)
         started = time.perf_counter()
-        finetune.train(model, inputs.load_tokenizer(), rows, config, lambda *_: None, trainer)
+        train(model, inputs.load_tokenizer(), rows, config, lambda *_: None, trainer)
         found[name] = time.perf_counter() - started
     return found
 
 
 def summarise(seconds: dict[str, list[float]], args: argparse.Namespace) -> dict:
-    from sealtune.pipeline.environment import machine, versions
-
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     whole = medians["rank"] + medians["select"] + medians["tune"]
     return {
-        "command": " ".join(["python", *sys.argv]),
         "seconds": medians,
         "repetitions": seconds,
         "ratios": {"whole_over_plain": whole / medians["plain"], "whole_over_own_tuner": whole / medians["tuner"]},
-        "settings": {key: str(value) for key, value in vars(args).items() if key != "output"},
-        "machine": machine(),
-        "versions": versions(),
+        **provenance(args),
     }
 
 

@@ -1,7 +1,7 @@
-"""Operations and bytes of a ranking's forward and backward pass, counted tensor by tensor as it runs.
+"""FLOPs and bytes of the forward and backward pass of a ranking, counted tensor by tensor while it runs.
 
-A model of ``sealtune.shapes`` runs for real, or with tensors that have sizes and no content (``imagined``): so the
-passes of an 8B and a 70B model are counted on a machine that could hold neither.
+A model of given dimensions runs with real tensors, or with fake tensors, which have shapes and no numbers (``fake``).
+Thus the passes of an 8B and a 70B model are counted on a machine with room for neither.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sealtune.cli.dimensions import Shape
-from sealtune.cli.flops import ANSWERS
+from sealtune.cli.dimensions import ModelDimensions
+from sealtune.cli.flops import RESPONSE_SHARE
 from sealtune.core.config import Config
 from sealtune.data.batches import Batch
 from sealtune.data.encoded import Encoded
@@ -27,30 +27,30 @@ from sealtune.models import adapters, causal_lm
 from sealtune.models.losses import token_losses
 
 
-def count(shape: Shape, config: Config, *, imagined: bool) -> tuple[float, float]:
-    """Operations a token, and most bytes alive, of one micro-batch of rows as long as ``max_length``."""
-    found = [_run(shape, config, meter, imagined) for meter in (FlopCounterMode(display=False), Bytes())]
+def count(dimensions: ModelDimensions, config: Config, *, fake: bool) -> tuple[float, float]:
+    """FLOPs per token and peak bytes of one micro-batch of rows of ``max_length`` tokens."""
+    flops, held = (_run(dimensions, config, meter, fake) for meter in (FlopCounterMode(display=False), LiveBytes()))
     tokens = config.rank.per_device_train_batch_size * config.max_length
-    return found[0].get_total_flops() / tokens, float(found[1].most)
+    return flops.get_total_flops() / tokens, float(held.peak)
 
 
-class Bytes(TorchDispatchMode):
-    """Bytes of all tensors alive, and the most there were; what a kernel uses within itself is not seen."""
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all live tensors, and their peak; workspaces within a kernel are not seen."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.now = self.peak = 0
         self.alive: dict[int, weakref.ref] = {}
 
     def add(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key not in self.alive:
-            self.alive[key] = weakref.ref(storage, lambda _: self._drop(key, size))
+            self.alive[key] = weakref.ref(storage, lambda _: self._remove(key, size))
             self.now += size
-            self.most = max(self.most, self.now)
+            self.peak = max(self.peak, self.now)
 
-    def _drop(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int) -> None:
         self.alive.pop(key, None)
         self.now -= size
 
@@ -62,35 +62,44 @@ class Bytes(TorchDispatchMode):
         return result
 
 
-def _run(shape: Shape, config: Config, meter, imagined: bool):
-    """The meter, after a pass of a fresh model under it."""
-    # Products alone are counted, so attention must be made of them; for bytes it is the kernel that trainings use.
+def _run(dimensions: ModelDimensions, config: Config, meter, fake: bool):
+    """The meter, after one pass of a new model."""
+    # Only matrix products count as FLOPs, so attention must consist of them; bytes are those of the usual kernel.
     attention = "eager" if isinstance(meter, FlopCounterMode) else "sdpa"
     with ExitStack() as stack:
-        stack.enter_context(patch.object(causal_lm, "_check_halves"))  # it compares numbers, and there may be none
-        place = torch.device("meta") if imagined else nullcontext()
-        with place:
-            model = _model(shape, config, attention)
+        stack.enter_context(patch.object(causal_lm, "_check_decomposition"))  # it compares numbers
+        with torch.device("meta") if fake else nullcontext():
+            model = _model(dimensions, config, attention)
             player = _player(model, config)
-        if imagined:
-            fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        if fake:
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             model.to_empty(device="cpu")
             player.model.head = causal_lm.output_head(model)
-            assert fake
-        if isinstance(meter, Bytes):
+        if isinstance(meter, LiveBytes):
             for parameter in model.parameters():
                 meter.add(parameter)
         with meter:
-            _pass(player, shape, config) if imagined else player.learn(_rows(shape, config), torch.ones(_size(config)))
+            if fake:
+                _fake_pass(player, dimensions, config)
+            else:
+                player.learn(_rows(dimensions, config), torch.ones(_batch_size(config)))
     return meter
 
 
-def _model(shape: Shape, config: Config, attention: str) -> LlamaForCausalLM:
-    names = {"num_hidden_layers": shape.layers, "hidden_size": shape.hidden, "intermediate_size": shape.inner}
-    names |= {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_size}
-    names |= {"vocab_size": shape.vocabulary, "tie_word_embeddings": shape.tied}
+def _model(dimensions: ModelDimensions, config: Config, attention: str) -> LlamaForCausalLM:
+    llama = LlamaConfig(
+        num_hidden_layers=dimensions.layers,
+        hidden_size=dimensions.hidden,
+        intermediate_size=dimensions.intermediate,
+        num_attention_heads=dimensions.heads,
+        num_key_value_heads=dimensions.kv_heads,
+        head_dim=dimensions.head_size,
+        vocab_size=dimensions.vocabulary,
+        tie_word_embeddings=dimensions.tied,
+        attn_implementation=attention,
+        use_cache=False,
+    )
     dtype = torch.bfloat16 if config.rank.use_peft and config.dtype != "float32" else torch.float32
-    llama = LlamaConfig(**names, attn_implementation=attention, use_cache=False)
     return LlamaForCausalLM(llama).to(dtype).eval()
 
 
@@ -100,23 +109,23 @@ def _player(model: LlamaForCausalLM, config: Config) -> adapters.Player:
     return adapters.full_players(model, config.rank, ["theta"], torch.bfloat16)["theta"]
 
 
-def _size(config: Config) -> int:
+def _batch_size(config: Config) -> int:
     return config.rank.per_device_train_batch_size
 
 
-def _pass(player: adapters.Player, shape: Shape, config: Config) -> None:
-    """What ``Player.learn`` does, where no mask can be looked at."""
-    tokens = torch.zeros(_size(config), config.max_length, dtype=torch.int64)
-    learned = round(config.max_length * ANSWERS)
+def _fake_pass(player: adapters.Player, dimensions: ModelDimensions, config: Config) -> None:
+    """What ``Player.learn`` does, without reading the values of a mask."""
+    tokens = torch.zeros(_batch_size(config), config.max_length, dtype=torch.int64)
+    responses = round(config.max_length * RESPONSE_SHARE)
     with nullcontext() if config.rank.use_peft else torch.autocast("cpu", torch.bfloat16):
-        hidden = player.model.hidden(tokens)[:, -learned - 1 : -1].reshape(-1, shape.hidden)
-        losses = token_losses(hidden, player.model.head, tokens[:, -learned:].reshape(-1))
+        hidden = player.model.hidden_states(tokens)[:, -responses - 1 : -1].reshape(-1, dimensions.hidden)
+        losses = token_losses(hidden, player.model.head, tokens[:, -responses:].reshape(-1))
     losses.mean().backward()
 
 
-def _rows(shape: Shape, config: Config) -> Batch:
-    random, length = np.random.default_rng(0), config.max_length
-    mask = np.arange(length) >= length - round(length * ANSWERS)
-    parts = [(random.integers(3, shape.vocabulary, length).astype(np.int32), mask) for _ in range(_size(config))]
-    names = [str(i) for i in range(_size(config))]
-    return Batch(torch.arange(_size(config)), Encoded.join(names, names, parts))
+def _rows(dimensions: ModelDimensions, config: Config) -> Batch:
+    random, length, size = np.random.default_rng(0), config.max_length, _batch_size(config)
+    mask = np.arange(length) >= length - round(length * RESPONSE_SHARE)
+    parts = [(random.integers(3, dimensions.vocabulary, length).astype(np.int32), mask) for _ in range(size)]
+    names = [str(i) for i in range(size)]
+    return Batch(torch.arange(size), Encoded.join(names, names, parts))

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 @contextmanager
 def count_tokens() -> Iterator[dict[str, int]]:
     """Tokens, without padding, that pass ``forward`` and ``backward`` through a language model within the block."""
-    from sealtune.models.causal_lm import LanguageModel
+    from sealtune.models.causal_lm import CausalLM
 
     tokens = {"forward": 0, "backward": 0}
-    original = LanguageModel.__init__
+    original = CausalLM.__init__
 
     def count(body, args, kwargs, output):
         real = int((kwargs["input_ids"] != 0).sum())  # padding is token 0, which hardly any row contains
@@ -23,8 +23,8 @@ def count_tokens() -> Iterator[dict[str, int]]:
         original(self, model)
         self.body.register_forward_hook(count, with_kwargs=True)
 
-    LanguageModel.__init__ = counting
+    CausalLM.__init__ = counting
     try:
         yield tokens
     finally:
-        LanguageModel.__init__ = original
+        CausalLM.__init__ = original

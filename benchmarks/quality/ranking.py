@@ -176,7 +176,7 @@ class Task:
         return score
 
     def _refined(self) -> np.ndarray:
-        """``probe`` over all rows, then ``seal`` over the third around the threshold of 20 %, whose order it decides."""
+        """``probe`` ranks all rows; ``seal`` reorders the third of them around the threshold of 20 %."""
         from sealtune.ranking import methods
 
         score = methods.rank(self._job("probe", np.arange(len(self.candidates)))).score.copy()

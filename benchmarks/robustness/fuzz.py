@@ -1,13 +1,12 @@
-"""Bad input by the hundred thousand: every file type that rows are read from, the config loader, files of prompts,
-every file of a run folder (fuzz_folder.py), and the answers of judges.
+"""Broken input by the hundred thousand: every file type that rows are loaded from, configs, files of prompts, every
+file of a run folder, and the answers of judges (fuzz_folder.py).
 
-Whole files of every type, configs and answers are broken at random: bytes flipped, cut, doubled or replaced by what
-breaks parsers (NUL, half surrogates, bidirectional marks, huge numbers, deep nesting, names of special tokens). Each
-must give what it holds, or one UserError of a few lines that names the file, within seconds. Rows that are read are
-tokenised: what a row says must not end a turn. Anything else is a crash, and is written down with the input that
-caused it.
+Intact files, configs and answers are broken at random: bytes are reversed, cut, doubled or replaced by what breaks
+parsers (NUL, lone surrogates, bidirectional marks, huge numbers, deep nesting, names of special tokens). Each must give
+its content, or one UserError of a few lines that names the file, within seconds. Rows that load are tokenized: text in
+a row must not end a turn. Anything else is a crash, and is reported with the input that caused it.
 
-    python benchmarks/fuzz.py --inputs 100000 --output benchmarks/results/fuzz.json
+    python benchmarks/robustness/fuzz.py --inputs 100000 --output benchmarks/results/fuzz.json
 """
 
 from __future__ import annotations
@@ -25,6 +24,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.lib.reports import provenance, write_report
+from benchmarks.robustness import fuzz_folder
+
+CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
 SECONDS = 10
 NASTY = [
     b"\0",
@@ -56,91 +61,85 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="whose tokenizer the rows go through")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="its tokenizer is used")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = fuzz(args, Path(folder))
+        report = fuzz(args, Path(folder)) | provenance(args)
     print(json.dumps({key: value for key, value in report.items() if key != "crashes"}, indent=2))
     for crash in report["crashes"]:
         print(crash["trace"], file=sys.stderr)
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, args.output)
     sys.exit(1 if report["crashes"] else 0)
 
 
 def fuzz(args: argparse.Namespace, folder: Path) -> dict:
+    """Counts of outcomes, and the crashes."""
     from sealtune.core.config_io import build_config
     from sealtune.models.load import load_tokenizer
-    from sealtune.pipeline.environment import machine, versions
 
     chance = random.Random(args.seed)
-    tokenizer = load_tokenizer(build_config({"model_name_or_path": args.model}))
-    sealtune_folder = Folder(folder / "run")
-    wholes = whole_files(folder) | sealtune_folder.wholes
+    targets = Targets(folder, load_tokenizer(build_config({"model_name_or_path": args.model})))
     outcomes: Counter[str] = Counter()
     crashes: list[dict] = []
     slowest, started = 0.0, time.perf_counter()
     for number in range(args.inputs):
-        suffix = chance.choice(list(wholes))
-        content = broken(chance, wholes[suffix])
+        name = chance.choice(list(targets.intact))
+        content = break_content(chance, targets.intact[name])
         began = time.perf_counter()
         try:
-            with within(SECONDS):
-                if suffix in sealtune_folder.wholes:
-                    outcome = sealtune_folder.read(suffix, content)
-                else:
-                    path = folder / f"input{suffix}"
-                    path.write_bytes(content)
-                    outcome = read_config(path) if suffix == ".yaml" else read_rows(path, tokenizer)
-        except (Exception, TooLateError):  # whatever it is, it is what we look for
+            with time_limit(SECONDS):
+                outcome = targets.read(name, content)
+        except (Exception, HangError):  # any exception is a finding
             outcome = "crash"
-            crashes.append(
-                {"number": number, "suffix": suffix, "input": repr(content), "trace": traceback.format_exc()}
-            )
+            trace = traceback.format_exc()
+            crashes.append({"number": number, "target": name, "input": repr(content), "trace": trace})
         slowest = max(slowest, time.perf_counter() - began)
-        outcomes[f"{suffix} {outcome}"] += 1
+        outcomes[f"{name} {outcome}"] += 1
     return {
-        "command": " ".join(["python", *sys.argv]),
         "inputs": args.inputs,
         "outcomes": dict(sorted(outcomes.items())),
         "seconds": time.perf_counter() - started,
         "slowest_seconds": slowest,
         "crashes": crashes,
-        "machine": machine(),
-        "versions": versions(),
     }
 
 
-class Folder:
-    """A run folder of which one file at a time is broken, and the judges, each with an answer that is broken."""
+class Targets:
+    """Everything that is broken: data files and a config by suffix, files of a run folder, answers of judges."""
 
-    def __init__(self, root: Path) -> None:
-        import fuzz_folder
-
-        self.made = fuzz_folder
-        self.root = root
-        self.paths = fuzz_folder.make(root)
-        self.whole = {name: path.read_bytes() for name, path in self.paths.items()}
-        self.judges = {f"judge {name}": answer.encode() for name, answer in fuzz_folder.ANSWERS.items()}
-        self.wholes = self.whole | self.judges
+    def __init__(self, folder: Path, tokenizer) -> None:
+        self.folder, self.tokenizer = folder, tokenizer
+        self.run = folder / "run"
+        self.paths = fuzz_folder.make(self.run)
+        self.run_files = {name: path.read_bytes() for name, path in self.paths.items()}
+        judges = {f"judge {name}": answer.encode() for name, answer in fuzz_folder.ANSWERS.items()}
+        self.intact = intact_files(folder) | self.run_files | judges
 
     def read(self, name: str, content: bytes) -> str:
-        if name in self.judges:
-            return self.made.judge(name.removeprefix("judge "), content.decode("utf-8", "replace"))
+        """Read a target with this content, as sealtune does; the outcome in one word."""
+        if name.startswith("judge "):
+            return fuzz_folder.judge(name.removeprefix("judge "), content.decode("utf-8", "replace"))
+        if name in self.run_files:
+            return self._read_run_file(name, content)
+        path = self.folder / f"input{name}"
+        path.write_bytes(content)
+        return read_config(path) if name == ".yaml" else read_rows(path, self.tokenizer)
+
+    def _read_run_file(self, name: str, content: bytes) -> str:
         self.paths[name].write_bytes(content)
         try:
-            return self.made.read(name, self.root)
+            return fuzz_folder.read(name, self.run)
         finally:
-            self.paths[name].write_bytes(self.whole[name])
-            if name.startswith("tokens"):  # the cache may have been made anew
-                for each in self.whole:
-                    if each.startswith("tokens"):
-                        self.paths[each].write_bytes(self.whole[each])
+            self.paths[name].write_bytes(self.run_files[name])
+            if name.startswith("tokens"):  # the cache may have been rebuilt
+                for other in self.run_files:
+                    if other.startswith("tokens"):
+                        self.paths[other].write_bytes(self.run_files[other])
 
 
 def read_rows(path: Path, tokenizer) -> str:
-    """Read and tokenise; ``rows`` or ``refused``. Raises AssertionError on a message or a row that is not right."""
+    """Load and tokenize; ``rows`` or ``refused``. Raises AssertionError if a message or a row is wrong."""
     from sealtune.core.config import DatasetConfig
     from sealtune.core.errors import UserError
     from sealtune.data.encode import encode
@@ -164,6 +163,7 @@ def read_rows(path: Path, tokenizer) -> str:
 
 
 def read_config(path: Path) -> str:
+    """Read a config; ``config`` or ``refused``."""
     from sealtune.core.config_io import build_config, read_yaml
     from sealtune.core.errors import UserError
 
@@ -176,22 +176,22 @@ def read_config(path: Path) -> str:
 
 
 def require_clear(error: Exception, path: Path) -> None:
-    """A few short lines, the first of which names the file."""
+    """Raise AssertionError unless the message is short and its first line names the file."""
     lines = str(error).splitlines() or [""]
     assert path.name in lines[0], f"the message does not name the file: {lines[0][:200]!r}"
-    assert len(str(error)) < 20_000, "the message is a book"
+    assert len(str(error)) < fuzz_folder.LONGEST_MESSAGE, "the message is too long"
 
 
-def whole_files(folder: Path) -> dict[str, bytes]:
-    """A small whole file of every type."""
+def intact_files(folder: Path) -> dict[str, bytes]:
+    """A small intact file of every type, by suffix."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [{"id": f"row {i}", "prompt": f"say {i}", "response": "one, two\nthree", "unsafe": i % 2} for i in range(6)]
     talk = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]} for _ in range(3)]
     table = pa.Table.from_pylist(rows)
-    pq.write_table(table, folder / "whole.parquet")
-    with pa.OSFile(str(folder / "whole.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    pq.write_table(table, folder / "intact.parquet")
+    with pa.OSFile(str(folder / "intact.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     fields = "\n".join(f'{row["id"]},{row["prompt"]},"{row["response"]}",{row["unsafe"]}' for row in rows)
     return {
@@ -200,14 +200,14 @@ def whole_files(folder: Path) -> dict[str, bytes]:
         ".json": json.dumps(talk).encode(),
         ".csv": f"id,prompt,response,unsafe\n{fields}\n".encode(),
         ".tsv": f"id,prompt,response,unsafe\n{fields}\n".replace(",", "\t").encode(),
-        ".parquet": (folder / "whole.parquet").read_bytes(),
-        ".arrow": (folder / "whole.arrow").read_bytes(),
-        ".yaml": Path("configs/quickstart.yaml").read_bytes(),
+        ".parquet": (folder / "intact.parquet").read_bytes(),
+        ".arrow": (folder / "intact.arrow").read_bytes(),
+        ".yaml": CONFIG.read_bytes(),
     }
 
 
-def broken(chance: random.Random, content: bytes) -> bytes:
-    """The content with one to four things done to it."""
+def break_content(chance: random.Random, content: bytes) -> bytes:
+    """The content after one to four random changes."""
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
         at = chance.randrange(len(content) + 1)
         stop = min(len(content), at + chance.choice([1, 2, 8, 64, 512]))
@@ -229,18 +229,18 @@ def broken(chance: random.Random, content: bytes) -> bytes:
     return content
 
 
-class TooLateError(BaseException):
-    """A hang. No Exception, so that no reader takes it for a fault of the file."""
+class HangError(BaseException):
+    """Reading took too long. Not an Exception, so that no reader mistakes it for an error in the file."""
 
 
 @contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Raise TooLateError in a block that takes longer."""
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise HangError if the block takes longer."""
 
-    def late(number, frame):
-        raise TooLateError(f"no answer within {seconds} s")
+    def expire(number, frame):
+        raise HangError(f"no result within {seconds} s")
 
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, expire)
     signal.alarm(seconds)
     try:
         yield

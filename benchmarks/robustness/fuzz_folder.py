@@ -1,7 +1,7 @@
-"""What fuzz.py breaks beside rows and configs: every file of a run folder, files of prompts, and judges' answers.
+"""What fuzz.py breaks in addition to rows and configs: every file of a run folder, files of prompts, judges' answers.
 
-Each function here reads one of them as sealtune does. A fault must be one UserError that names the file; what is only a
-cache is made anew instead.
+Each function reads one file as sealtune does. A damaged file must give one UserError that names it; a damaged cache is
+rebuilt instead.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ ANSWERS = {
     "pairwise": 'Both are short. {"mark": "MARK", "better": "first"}',
     "guard": "unsafe\nS1,S9",
 }
-"""A good answer of each judge; MARK stands for the mark of its prompt."""
+"""A valid answer per judge; MARK is replaced by the mark in its prompt."""
+
+LONGEST_MESSAGE = 20_000
 
 Read = Callable[[Path], str]
 
 
 def make(root: Path) -> dict[str, Path]:
-    """A run folder with a whole file of every kind: what it is called -> where it lies."""
+    """A run folder with an intact file of every kind: its name -> its path."""
     folder = RunFolder(root)
     folder.prepare()
     one = np.ones(3)
@@ -74,7 +76,7 @@ def read(name: str, root: Path) -> str:
         READERS.get(name.split("/")[0] if name.startswith(("tokens", "rows")) else name, _checkpoint)(root)
     except UserError as error:
         assert str(root) in str(error).splitlines()[0], f"the message does not name the file: {str(error)[:200]!r}"
-        assert len(str(error)) < 20_000, "the message is a book"
+        assert len(str(error)) < LONGEST_MESSAGE, "the message is too long"
         return "refused"
     return "read"
 
@@ -113,8 +115,8 @@ def _checkpoint(root: Path) -> None:
 
 
 def _cache(root: Path) -> None:
-    ledger = AnswerCache(root / "evaluate/judge_cache.jsonl")
-    assert "k" not in ledger or isinstance(ledger["k"], Mapping)
+    cache = AnswerCache(root / "evaluate/judge_cache.jsonl")
+    assert "k" not in cache or isinstance(cache["k"], Mapping)
 
 
 def _tokens(root: Path) -> None:
@@ -150,13 +152,13 @@ READERS: dict[str, Read] = {
 
 
 def judge(name: str, answer: str) -> str:
-    """What a judge makes of an answer: ``ruled``, or ``not counted`` where it is no verdict."""
+    """Judge with this answer: ``judged``, or ``not counted`` if it is not a verdict."""
     other = Response("p 1", "base", "set", "harmful", "a request", "another", 3, True)
     config = JudgeConfig(name=name, base_url="http://localhost/v1", model="m")
     verdicts = load_judge(name).judge([RESPONSE, other], config, partial(_answer, answer))
     assert all(v.error is not None or v.label not in ("unparsed", "declined", "failed") for v in verdicts)
     json.dumps([_fields(v) for v in verdicts]).encode()
-    return "ruled" if any(v.error is None for v in verdicts) else "not counted"
+    return "judged" if any(v.error is None for v in verdicts) else "not counted"
 
 
 def _answer(answer: str, questions: Sequence[Question]) -> list[Reply]:

@@ -1,11 +1,11 @@
-"""Kill a ranking or a tuning with SIGKILL at random moments, while it writes checkpoints too: is anything lost?
+"""Kill a ranking or a tuning with SIGKILL at random moments, also while it writes checkpoints: is anything lost?
 
-A model of two layers ranks made-up rows, or is tuned on them, with a checkpoint every two steps. A process is killed,
-another goes on from what it left, until one ends well; then the scores, or the adapter, must be those of a run that
-nobody disturbed, to the bit. Again from the start, until so many kills were survived.
+A model of two layers ranks synthetic rows, or is tuned on them, with a checkpoint every two steps. A process is killed,
+another resumes from its files, until one finishes; then the scores, or the adapter, must equal those of an undisturbed
+run, bit for bit. This repeats from the start until the number of kills is reached.
 
-    python benchmarks/kill.py --kills 20 --output benchmarks/results/kill.json
-    python benchmarks/kill.py --stage tune --kills 20 --output benchmarks/results/kill_tune.json
+    python benchmarks/robustness/kill.py --kills 20 --output benchmarks/results/kill.json
+    python benchmarks/robustness/kill.py --stage tune --kills 20 --output benchmarks/results/kill_tune.json
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-PATIENCE = 300  # seconds for a run that nobody disturbs
-MADE = {"rank": "rank/scores.parquet", "tune": "tune/adapter_model.safetensors"}
-BEFORE = {"rank": (), "tune": ("rank", "select")}
-SLOW_TO_IMPORT = (
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
+
+from benchmarks.lib.reports import provenance, write_report
+
+TIMEOUT = 300  # seconds for an undisturbed run
+LOG = Path("log.txt")
+OUTPUT = {"rank": "rank/scores.parquet", "tune": "tune/adapter_model.safetensors"}
+EARLIER_STAGES = {"rank": (), "tune": ("rank", "select")}
+IMPORTED_FIRST = (
     "sealtune.models.load",
     "sealtune.models.adapters",
     "sealtune.ranking.methods",
@@ -42,35 +47,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stage", choices=list(MADE), default="rank", help="what is killed")
-    parser.add_argument("--method", default="seal", help="a ranker that can be resumed; for --stage tune, any")
+    parser.add_argument("--stage", choices=list(OUTPUT), default="rank", help="the stage that is killed")
+    parser.add_argument("--method", default="seal", help="a ranker that can resume; for --stage tune, any")
     parser.add_argument("--model", type=Path, help="folder of a model; default: two layers made here")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     output = args.output and args.output.resolve()
     given = args.model and args.model.resolve()
     os.environ["OMP_NUM_THREADS"] = "1"
-    for module in SLOW_TO_IMPORT:
+    for module in IMPORTED_FIRST:
         importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        report = survive(given or tiny_model(Path("model")), args.stage, args.method, args.kills, args.seed)
+        report = kill_repeatedly(given or save_model(Path("model")), args.stage, args.method, args.kills, args.seed)
     print(json.dumps(report, indent=2))
-    if output:
-        output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report | provenance(args), output)
 
 
-def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict:
-    """Kill until ``kills`` processes died at work; tells how many runs ended, and whether what they made was right."""
+def kill_repeatedly(model: Path, stage: str, method: str, kills: int, seed: int) -> dict:
+    """Kill until ``kills`` processes died at work; counts finished runs, and those whose output was right."""
     chance = random.Random(seed)
     write_rows(Path("candidates.jsonl"), 48, chance)
     write_rows(Path("safe.jsonl"), 24, chance)
-    assert wait(start(model, BEFORE[stage], method, "whole")) == 0
-    shutil.copytree("whole", "fresh")
+    assert wait(start(model, EARLIER_STAGES[stage], method, "undisturbed")) == 0
+    shutil.copytree("undisturbed", "fresh")
     started = time.perf_counter()
-    assert wait(start(model, [stage], method, "whole")) == 0
+    assert wait(start(model, [stage], method, "undisturbed")) == 0
     length = time.perf_counter() - started
-    expected = Path("whole", MADE[stage]).read_bytes()
+    expected = Path("undisturbed", OUTPUT[stage]).read_bytes()
     killed, writing, ended, same = 0, 0, 0, 0
     while killed < kills:
         if not Path("out").exists():
@@ -83,48 +87,49 @@ def survive(model: Path, stage: str, method: str, kills: int, seed: int) -> dict
             writing += any(Path("out").rglob("*.part"))
             if killed < kills:
                 continue
-            status = wait(start(model, [stage], method, "out"))  # the last one may end
+            status = wait(start(model, [stage], method, "out"))  # the last one may finish
         ended += status == 0
-        same += Path("out", MADE[stage]).read_bytes() == expected
+        same += Path("out", OUTPUT[stage]).read_bytes() == expected
         shutil.rmtree("out")
     return {
-        "command": " ".join(["python", *sys.argv]),
         "stage": stage,
         "method": method,
         "kills": killed,
         "killed_while_writing": writing,
-        "went_on_from_a_checkpoint": Path("said").read_text(encoding="utf-8").count("resuming after step"),
+        "resumed_from_a_checkpoint": LOG.read_text(encoding="utf-8").count("resuming after step"),
         "runs_ended": ended,
         "runs_with_the_same_bytes": same,
         "seconds_undisturbed": length,
     }
 
 
-def tiny_model(folder: Path) -> Path:
-    """Two layers of random weights, with the tokenizer of the quickstart's model; made by another process."""
+def save_model(folder: Path) -> Path:
+    """A model of two layers with the tokenizer of the quickstart's model, saved by another process."""
 
     def save() -> None:
-        from probe import two_layers
+        from benchmarks.lib.tiny_inputs import two_layer_model
         from sealtune.core.config_io import build_config
         from sealtune.models.load import load_tokenizer
 
         tokenizer = load_tokenizer(build_config({"model_name_or_path": "smollm2-135m-instruct"}))
-        two_layers(len(tokenizer)).save_pretrained(folder)
+        two_layer_model(len(tokenizer)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     if wait(fork(save)) != 0:
-        raise SystemExit("the model could not be made")
+        raise SystemExit("error: the model could not be saved")
     return folder
 
 
 def start(model: Path, stages: Sequence[str], method: str, out: str) -> int:
-    """A process that does these stages, going on from what is there; its id."""
+    """Start a process that runs these stages and resumes if it can; its id."""
+    from sealtune.cli.progress import show_log
     from sealtune.core.config_io import build_config
     from sealtune.pipeline.run import Run
     from sealtune.pipeline.runner import run_stage
 
     def work() -> None:
-        sys.stderr = Path("said").open("a", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = LOG.open("a", encoding="utf-8")
+        show_log()
         settings = {"num_train_epochs": 6, "per_device_train_batch_size": 4, "save_steps": 2, "learning_rate": 0.01}
         config = {"model_name_or_path": str(model), "datasets": "candidates.jsonl", "safe_datasets": "safe.jsonl"}
         config |= {"dtype": "float32", "max_length": 64, "output_dir": out, "resume_from_checkpoint": True}
@@ -137,10 +142,10 @@ def start(model: Path, stages: Sequence[str], method: str, out: str) -> int:
 
 
 def fork(work: Callable[[], object]) -> int:
-    """A process that does one thing; its id. Forked, since importing takes seconds.
+    """Start a process that calls ``work``; its id. Forked, because importing takes seconds.
 
-    This process itself must never compute anything with torch: its threads would not be there in the child, which would
-    wait for them for ever. One thread is enough for two layers.
+    This process itself must never compute anything with torch: the child would not inherit its threads and would wait
+    for them forever.
     """
     child = os.fork()
     if child:
@@ -157,12 +162,12 @@ def fork(work: Callable[[], object]) -> int:
 
 
 def wait(child: int, seconds: float | None = None) -> int | None:
-    """The exit status of a process, or None where it still runs after ``seconds``.
+    """The exit status of a process; None if it still runs after ``seconds``.
 
     Raises:
-        TimeoutError: no ``seconds`` were given, and it did not end within :data:`PATIENCE`.
+        TimeoutError: ``seconds`` is not given, and the process did not end within TIMEOUT seconds.
     """
-    end = time.perf_counter() + (PATIENCE if seconds is None else seconds)
+    end = time.perf_counter() + (TIMEOUT if seconds is None else seconds)
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
@@ -172,7 +177,7 @@ def wait(child: int, seconds: float | None = None) -> int | None:
         time.sleep(0.002)
     if seconds is None:
         os.kill(child, signal.SIGKILL)
-        raise TimeoutError(f"a process did not end within {PATIENCE} seconds")
+        raise TimeoutError(f"a process did not end within {TIMEOUT} seconds")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a config needs, against figures worked out by hand and against the models themselves."""
+"""The estimate of a config, against figures worked out by hand and against the models themselves."""
 
 import json
 
@@ -9,16 +9,16 @@ from typer.testing import CliRunner
 
 from helpers.rows import write_jsonl
 from helpers.tiny import tiny_model
-from sealtune.cli.dimensions import KNOWN, Shape, read_shape
-from sealtune.cli.estimate import GPUS, READING, estimate
-from sealtune.cli.flops import trained
+from sealtune.cli.dimensions import KNOWN, ModelDimensions, read_dimensions
+from sealtune.cli.estimate import BANDWIDTH_UTILISATION, GPUS, estimate
+from sealtune.cli.flops import trainable_parameters
 from sealtune.cli.gpu_memory import OVERHEAD, activation_bytes
 from sealtune.cli.main import app
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import UserError
 from sealtune.models.adapters import lora_players
 
-# Two layers of q 4x4, k and v 4x2, o 4x4, gate, up and down 4x8: 144 weights each. Embeddings: two of 10 x 4.
+# Two layers with q 4x4, k and v 4x2, o 4x4, and gate, up and down 4x8: 144 weights per layer. Two embeddings of 10 x 4.
 SMALL = {"num_hidden_layers": 2, "hidden_size": 4, "intermediate_size": 8, "num_attention_heads": 2}
 SMALL |= {"num_key_value_heads": 1, "vocab_size": 10, "tie_word_embeddings": False}
 
@@ -38,21 +38,21 @@ def small(tmp_path, **settings):
     return build_config(values | settings)
 
 
-def test_every_figure_of_a_small_model_worked_out_by_hand(tmp_path):
+def test_all_figures_of_a_small_model_match_a_calculation_by_hand(tmp_path):
     config = small(tmp_path)
-    needs = estimate(config)
-    assert needs.shape.linear == 2 * (16 + 8 + 8 + 16 + 32 + 32 + 32) == 288
-    assert needs.shape.parameters == 288 + 80 == 368
-    learns = 2 * 1 * ((4 + 4) + (4 + 2))  # layers x r x (inputs + outputs) of q and v
-    # A token and layer: two hidden states in float32; q, k, v and the output for each head, three inner; q, v.
+    result = estimate(config)
+    assert result.model.linear == 2 * (16 + 8 + 8 + 16 + 32 + 32 + 32) == 288
+    assert result.model.parameters == 288 + 80 == 368
+    trainable = 2 * 1 * ((4 + 4) + (4 + 2))  # layers x r x (inputs + outputs) of q and v
+    # Per token and layer: two hidden states in float32; q, k, v and the output of all heads, three intermediate; q, v.
     layer = 2 * 4 * 4 + 2 * (4 * 4 + 3 * 8) + 4 * (4 + 4)
-    passing = 12 * (3 * 8) * 10  # logits: more than the 24 * (8 * 4 + 2 * 3 * 8) of a layer at work
-    learning = 368 * 2 + learns * 16 + (3 * 8) * 2 * layer + passing + OVERHEAD
-    assert needs.gpu["rank"] == needs.gpu["tune"] == learning
-    assert needs.gpu["evaluate"] == 368 * 2 + 2 * 2 * 1 * 2 * 2 * 4 * (30 + 10) + OVERHEAD
+    temporary = 12 * (3 * 8) * 10  # logits: more than the 24 * (8 * 4 + 2 * 3 * 8) of the current layer
+    training = 368 * 2 + trainable * 16 + (3 * 8) * 2 * layer + temporary + OVERHEAD
+    assert result.gpu["rank"] == result.gpu["tune"] == training
+    assert result.gpu["evaluate"] == 368 * 2 + 2 * 2 * 1 * 2 * 2 * 4 * (30 + 10) + OVERHEAD
     size = (tmp_path / "rows.jsonl").stat().st_size
-    rows = 2 * size + 70 * (10 + 10), 5 * 8 * (10 + 10), size  # as many safe rows are assumed
-    assert list(needs.disk.values()) == [0, 12 * 3 * learns, 4 * learns, *rows]  # the model is a folder: here already
+    rows = 2 * size + 70 * (10 + 10), 5 * 8 * (10 + 10), size  # as many safe rows as candidates are assumed
+    assert list(result.disk.values()) == [0, 12 * 3 * trainable, 4 * trainable, *rows]  # the model is a local folder
     # Ten rows cut to 8 tokens; 288 weights, 28 of adapters, 40 of the output layer; attention 4 x length x layers x 4.
     attention = 4 * 8 * 2 * 4
     forward, backward = 2 * (288 + 28) + attention, 2 * 288 + 4 * 28 + 2 * attention
@@ -60,33 +60,33 @@ def test_every_figure_of_a_small_model_worked_out_by_hand(tmp_path):
     one, both = forward + 0.6 * head, forward + backward + 2 * 0.6 * head
     rank = 3 * both + one + 2 * both  # safe rows; gamma 0; gamma > 0
     speed = GPUS["H100"].speed * 3600
-    assert needs.hours["rank"] == pytest.approx(10 * 8 * rank / speed)
-    assert needs.hours["tune"] == pytest.approx(0.8 * 10 * 8 * 2 * (forward + backward + 2 * head) / speed)
-    assert needs.hours["evaluate"] == 0  # no prompts
+    assert result.hours["rank"] == pytest.approx(10 * 8 * rank / speed)
+    assert result.hours["tune"] == pytest.approx(0.8 * 10 * 8 * 2 * (forward + backward + 2 * head) / speed)
+    assert result.hours["evaluate"] == 0  # no prompts
 
 
-def test_what_changes_a_figure(tmp_path):
-    plain = estimate(small(tmp_path))
+def test_settings_change_the_figures(tmp_path):
+    default = estimate(small(tmp_path))
     rank = small(tmp_path).rank.model_dump()
     two = estimate(small(tmp_path, rank=rank | {"algorithm": 1}))
-    assert two.gpu["rank"] - plain.gpu["rank"] == 16 * 28
-    assert two.hours["rank"] > plain.hours["rank"]
-    whole = estimate(small(tmp_path, tune={"use_peft": False, "per_device_train_batch_size": 3}))
-    inputs = 24 * 2 * (2 * (5 * 4 + 8) + 8 * 4 - 4 * (4 + 4))  # of all matrices and norms, not of q and v alone
-    assert whole.gpu["tune"] - plain.gpu["tune"] == 20 * 368 - (2 * 368 + 16 * 28) + inputs
-    assert whole.disk["the tuned model"] == 368 * 2
+    assert two.gpu["rank"] - default.gpu["rank"] == 16 * 28
+    assert two.hours["rank"] > default.hours["rank"]
+    full = estimate(small(tmp_path, tune={"use_peft": False, "per_device_train_batch_size": 3}))
+    inputs = 24 * 2 * (2 * (5 * 4 + 8) + 8 * 4 - 4 * (4 + 4))  # of all matrices and norms, not only q and v
+    assert full.gpu["tune"] - default.gpu["tune"] == 20 * 368 - (2 * 368 + 16 * 28) + inputs
+    assert full.disk["the tuned model"] == 368 * 2
     saving = estimate(small(tmp_path, rank=rank | {"gradient_checkpointing": True}))
-    assert saving.gpu["rank"] < plain.gpu["rank"] and saving.hours["rank"] > plain.hours["rank"]
+    assert saving.gpu["rank"] < default.gpu["rank"] and saving.hours["rank"] > default.hours["rank"]
     assert estimate(small(tmp_path, rank={"method": "dsir"})).hours["rank"] == 0
     asked = {"prompts": ["xstest", {"path": "advbench", "limit": 20}], "base": False, "batch_size": 47}
     answers = estimate(small(tmp_path, evaluate=asked | {"max_new_tokens": 7})).hours["evaluate"]
     assert answers == pytest.approx(
-        10 * 7 * 368 * 2 / (READING * GPUS["H100"].bandwidth) / 3600
-    )  # 450 + 20 prompts are ten batches
+        10 * 7 * 368 * 2 / (BANDWIDTH_UTILISATION * GPUS["H100"].bandwidth) / 3600
+    )  # 450 + 20 prompts make ten batches
     four = estimate(small(tmp_path, load_in_4bit=True))
-    assert four.gpu["rank"] - plain.gpu["rank"] == pytest.approx(
+    assert four.gpu["rank"] - default.gpu["rank"] == pytest.approx(
         288 * (0.52 - 2) + 32 * 2, abs=1
-    )  # one matrix is unpacked
+    )  # one matrix is dequantised
 
 
 @pytest.mark.parametrize(
@@ -98,34 +98,34 @@ def test_what_changes_a_figure(tmp_path):
         ("smollm2-135m-instruct", 0.1345),
     ],
 )
-def test_known_sizes_are_the_published_ones(name, billions):
+def test_known_models_have_the_published_number_of_parameters(name, billions):
     assert KNOWN[name].parameters == pytest.approx(billions * 1e9, rel=1e-3)
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
-def test_sizes_and_adapters_are_those_of_a_real_model(tiny_folder, targets):
+def test_dimensions_and_adapters_match_a_real_model(tiny_folder, targets):
     config = build_config({"model_name_or_path": str(tiny_folder), "rank": {"lora_target_modules": targets}})
     model = tiny_model(vocab_size=377)
-    shape = read_shape(config)
-    assert shape.parameters == sum(p.numel() for n, p in model.named_parameters() if "norm" not in n)
+    dimensions = read_dimensions(config)
+    assert dimensions.parameters == sum(p.numel() for n, p in model.named_parameters() if "norm" not in n)
     player = lora_players(model, config.rank, ["theta"], 0)["theta"]
-    assert trained(shape, config.rank) == sum(p.numel() for p in player.parameters)
+    assert trainable_parameters(dimensions, config.rank) == sum(p.numel() for p in player.parameters)
 
 
-def test_sizes_and_adapters_of_gpt_neox(tmp_path):
+def test_dimensions_and_adapters_match_gpt_neox(tmp_path):
     sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     model = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=300))
     model.config.save_pretrained(tmp_path)
     block = {"lora_target_modules": ["query_key_value"]}
     config = build_config({"model_name_or_path": str(tmp_path), "rank": block})
-    shape = read_shape(config)
+    dimensions = read_dimensions(config)
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2)
-    assert shape.parameters == matrices
+    assert dimensions.parameters == matrices
     player = lora_players(model, config.rank, ["theta"], 0)["theta"]
-    assert trained(shape, config.rank) == sum(p.numel() for p in player.parameters)
+    assert trainable_parameters(dimensions, config.rank) == sum(p.numel() for p in player.parameters)
 
 
-def test_activations_are_about_what_autograd_keeps():
+def test_activations_are_close_to_what_autograd_saves():
     sizes = {"hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 8, "num_attention_heads": 8}
     model = tiny_model(**sizes, head_dim=16).to(torch.bfloat16)
     block = {"per_device_train_batch_size": 2, "lora_r": 2}
@@ -137,28 +137,32 @@ def test_activations_are_about_what_autograd_keeps():
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept alive, so that no address is reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        player.model.hidden(torch.randint(3, 300, (2, 128)))
+        player.model.hidden_states(torch.randint(3, 300, (2, 128)))
     found = sum(size for size, _ in kept.values())
-    assert 0.7 < found / activation_bytes(Shape(8, 128, 448, 8, 2, 300, 16, tied=True), config, config.rank) < 1.05
+    assert (
+        0.7
+        < found / activation_bytes(ModelDimensions(8, 128, 448, 8, 2, 300, 16, tied=True), config, config.rank)
+        < 1.05
+    )
 
 
-def test_the_command_tells_what_it_assumes(tmp_path):
+def test_the_command_prints_its_assumptions(tmp_path):
     (tmp_path / "run.yaml").write_text("model_name_or_path: EleutherAI/pythia-2.8b\ndatasets: [not/there.jsonl]\n")
-    told = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml"), "--rows", "2000"])
-    assert told.exit_code == 0, told.output
-    assert "estimate, not a measurement; 2.77 billion parameters" in told.output
-    assert "2,000 candidates as told, 400 tokens each" in told.output and "TFLOP/s" in told.output
-    told = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml")])
-    assert "10,000 candidates until the files are there (--rows tells)" in told.output
-    told = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml"), "model_name_or_path=some/model"])
-    assert told.exit_code == 2 and "hf download some/model config.json" in told.output
+    result = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml"), "--rows", "2000"])
+    assert result.exit_code == 0, result.output
+    assert "estimate, not a measurement; 2.77 billion parameters" in result.output
+    assert "2,000 candidates (as given), 400 tokens per row" in result.output and "TFLOP/s" in result.output
+    result = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml")])
+    assert "10,000 candidates (files missing; give --rows)" in result.output
+    result = CliRunner().invoke(app, ["env", str(tmp_path / "run.yaml"), "model_name_or_path=some/model"])
+    assert result.exit_code == 2 and "hf download some/model config.json" in result.output
 
 
-def test_a_config_that_is_no_decoders_is_named(tmp_path):
+def test_a_config_json_without_dimensions_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 3}')
-    with pytest.raises(UserError, match="does not tell the sizes of a decoder"):
+    with pytest.raises(UserError, match="does not state the dimensions of a decoder"):
         estimate(build_config({"model_name_or_path": str(tmp_path)}))

@@ -1,4 +1,4 @@
-"""Configs that are broken, or made to harm."""
+"""Reading and validating configs, including broken and hostile ones."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sealtune.core.config_io import LARGEST, NotPlainError, apply_overrides, build_config, parse, read_yaml
+from sealtune.core.config_io import MAX_CHARACTERS, InvalidYamlError, apply_overrides, build_config, parse, read_yaml
 from sealtune.core.errors import UserError
 
 LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -32,17 +32,17 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1
         ("a: !!timestamp x", "cannot be read"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("a: \x1b", "special characters are not allowed"),
-        ("x" * (LARGEST + 1), "more than"),
+        ("x" * (MAX_CHARACTERS + 1), "more than"),
     ],
 )
-def test_what_cannot_be_a_config_is_told_at_once(text, problem):
+def test_invalid_yaml_is_refused_quickly(text, problem):
     since = time.monotonic()
-    with pytest.raises(NotPlainError, match=problem):
+    with pytest.raises(InvalidYamlError, match=problem):
         parse(text)
     assert time.monotonic() - since < 5
 
 
-def test_anchors_of_honest_configs_still_work():
+def test_ordinary_anchors_and_merges_work():
     assert parse("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: [*a, *a]")["b"] == {"x": 1, "y": 2}
 
 
@@ -66,7 +66,7 @@ def test_random_configs_are_read_or_refused_in_a_few_short_lines(tmp_path, piece
 
 
 @given(st.text(), st.text())
-def test_random_overrides_are_taken_or_refused(key, value):
+def test_random_overrides_are_applied_or_refused(key, value):
     try:
         build_config({"model_name_or_path": "m"} | apply_overrides({}, [f"{key}={value}"]))
     except UserError as error:
@@ -74,14 +74,51 @@ def test_random_overrides_are_taken_or_refused(key, value):
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800"])
-def test_names_that_no_file_can_have_are_refused(value):
+def test_impossible_file_names_are_refused(value):
     for values in ({"output_dir": value}, {"datasets": [value]}, {"model_name_or_path": value}):
-        with pytest.raises(UserError, match="NUL or half of a surrogate pair"):
+        with pytest.raises(UserError, match="NUL or a lone surrogate"):
             build_config({"model_name_or_path": "m"} | values)
 
 
-def test_thousands_of_faults_are_told_in_a_few_lines_and_at_once():
+def test_only_the_first_of_thousands_of_errors_are_printed():
     since = time.monotonic()
-    with pytest.raises(UserError, match=r"and 50,0\d\d more") as told:
+    with pytest.raises(UserError, match=r"and 50,0\d\d more") as caught:
         build_config({f"k{i}": 1 for i in range(50_019)})
-    assert time.monotonic() - since < 5 and len(str(told.value).split("\n")) < 15
+    assert time.monotonic() - since < 5 and len(str(caught.value).split("\n")) < 15
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("compare.sedes", "seeds"),
+        ("compare.safty_datasets", "safety_datasets"),
+        ("rank.learning_rat", "learning_rate"),
+        ("select.keep_ration", "keep_ratio"),
+        ("report.rows_shwon", "rows_shown"),
+        ("modle_name_or_path", "model_name_or_path"),
+    ],
+)
+def test_an_unknown_key_of_any_block_suggests_the_closest_one(path, known):
+    with pytest.raises(UserError, match=rf"x\.yaml: unknown key '{path}'; did you mean '{known}'"):
+        build_config(apply_overrides({"model_name_or_path": "m"}, [f"{path}=1"]), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: [1", r"x\.yaml, line \d+: not valid YAML"),
+        ("- 1", "a config is a mapping"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+    ],
+)
+def test_an_error_names_the_file_and_the_line(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_overrides_are_yaml_and_reach_into_blocks():
+    values = apply_overrides({"rank": {"method": "loss"}}, ["rank.gamma=0.1", "datasets=[a.jsonl]", "max_length=64"])
+    config = build_config({"model_name_or_path": "m", **values})
+    assert (config.rank.method, config.rank.gamma, config.max_length) == ("loss", 0.1, 64)
+    assert config.datasets[0].path == "a.jsonl"

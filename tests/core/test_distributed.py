@@ -1,4 +1,4 @@
-"""Several processes rank as one does: the same rows, the same scores; and what happens when one of them dies."""
+"""Several processes rank and tune like one: the same rows, scores and losses; also after one process dies."""
 
 import importlib.util
 import json
@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from helpers import rank_in_processes
 from helpers.processes import pretend
 from helpers.rows import made_rows, write_jsonl
-from sealtune.cli import launch
 from sealtune.core import distributed
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import UserError
@@ -29,7 +28,6 @@ FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 ZERO3 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}
 METHODS = {
     "seal": {"method": "seal", "algorithm": 1, "num_train_epochs": 2},
-    "split": {"method": "seal", "algorithm": 1, "num_train_epochs": 3, "shard_selector": True},
     "accumulated": {"method": "seal", "gradient_accumulation_steps": 3, "safe_batch_size": 1},
     "checkpointed": {"method": "seal", "algorithm": 1, "gradient_checkpointing": True},
     "seal_released": {"method": "seal_released", "num_train_epochs": 2},
@@ -38,7 +36,7 @@ METHODS = {
     "loss": {"method": "loss"},
     "gradient": {"method": "gradient"},
 }
-WHOLE = {"whole": {"method": "seal", "use_peft": False, "learning_rate": 1e-3}}
+FULL = {"full": {"method": "seal", "use_peft": False, "learning_rate": 1e-3}}
 
 
 def environment():
@@ -53,8 +51,8 @@ def torchrun(*words, variables=()):
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
-    """What two processes find, by method and engine: one launch for all, since it takes seconds."""
+def in_two_processes(tmp_path_factory):
+    """The scores of two processes by method and engine; all in one launch, which takes seconds."""
     folder = tmp_path_factory.mktemp("crew")
     jobs = [
         {"name": f"{method}-{engine}", "config": {"learning_rate": 0.01, **config}, "environment": variables}
@@ -62,7 +60,7 @@ def together(tmp_path_factory):
         for method, config in METHODS.items()
     ]
     jobs.append({"name": "seal-zero3", "config": {"learning_rate": 0.01, **METHODS["seal"]}, "environment": ZERO3})
-    jobs.append({"name": "whole-ddp", "config": WHOLE["whole"], "environment": {}})
+    jobs.append({"name": "full-ddp", "config": FULL["full"], "environment": {}})
     for job in jobs:
         job["config"]["per_device_train_batch_size"] = 4
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -72,28 +70,28 @@ def together(tmp_path_factory):
     return lambda name: json.loads((folder / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("method", METHODS | WHOLE)
-def test_two_processes_rank_as_one_does_with_the_same_batch(method, together):
-    config = {"learning_rate": 0.01, **(METHODS | WHOLE)[method], "per_device_train_batch_size": 8}
+@pytest.mark.parametrize("method", METHODS | FULL)
+def test_two_processes_rank_like_one_with_the_same_total_batch_size(method, in_two_processes):
+    config = {"learning_rate": 0.01, **(METHODS | FULL)[method], "per_device_train_batch_size": 8}
     alone = rank_in_processes.rank(config)
     for engine in ("ddp", "fsdp2") if method in METHODS else ("ddp",):
-        found = together(f"{method}-{engine}")
+        found = in_two_processes(f"{method}-{engine}")
         assert found["ids"] == alone["ids"]
         assert found["visits"] == alone["visits"]
         for name in ("score", "weight", "loss", "gap"):
             np.testing.assert_allclose(found[name], alone[name], rtol=1e-4, atol=2e-6, err_msg=f"{engine} {name}")
 
 
-def test_a_sharded_base_is_held_once_by_all_together(together):
-    assert together("seal-ddp")["held"] == 1
-    assert together("seal-fsdp2")["held"] == pytest.approx(0.5, abs=0.05)
-    assert together("seal-zero3")["held"] == pytest.approx(0.5, abs=0.05)
-    assert together("seal-zero3")["score"] == together("seal-fsdp2")["score"]
+def test_a_sharded_base_is_held_once_by_all_shared(in_two_processes):
+    assert in_two_processes("seal-ddp")["held"] == 1
+    assert in_two_processes("seal-fsdp2")["held"] == pytest.approx(0.5, abs=0.05)
+    assert in_two_processes("seal-zero3")["held"] == pytest.approx(0.5, abs=0.05)
+    assert in_two_processes("seal-zero3")["score"] == in_two_processes("seal-fsdp2")["score"]
 
 
 @pytest.fixture
 def rows(tmp_path, tiny_folder):
-    """A config of a ranking that takes some seconds, with a checkpoint every three steps."""
+    """A folder with a config that ranks for some seconds and saves a checkpoint every three steps."""
     write_jsonl(tmp_path / "candidates.jsonl", made_rows(150, 1))
     write_jsonl(tmp_path / "safe.jsonl", made_rows(16, 2))
     rank = {"method": "seal", "num_train_epochs": 6, "learning_rate": 0.01, "save_steps": 3}
@@ -103,7 +101,7 @@ def rows(tmp_path, tiny_folder):
     return tmp_path
 
 
-def rank_together(folder, out, *words):
+def rank_in_two_processes(folder, out, *words):
     return torchrun("-m", "sealtune", "rank", str(folder / "config.yaml"), f"output_dir={folder / out}", *words)
 
 
@@ -120,11 +118,11 @@ def wait_for(pattern, folder, process):
         time.sleep(0.02)
 
 
-def test_one_dies_the_others_end_and_any_number_goes_on(rows):
-    whole = rank_together(rows, "whole")
-    output, _ = whole.communicate(timeout=200)
-    assert whole.returncode == 0, output
-    broken = rank_together(rows, "out")
+def test_if_one_process_dies_all_end_and_any_number_resumes(rows):
+    reference = rank_in_two_processes(rows, "reference")
+    output, _ = reference.communicate(timeout=200)
+    assert reference.returncode == 0, output
+    broken = rank_in_two_processes(rows, "out")
     wait_for("rank/checkpoint-*", rows / "out", broken)
     second = next(p for p in psutil.Process(broken.pid).children() if p.environ().get("RANK") == "1")
     second.kill()
@@ -144,18 +142,18 @@ def test_one_dies_the_others_end_and_any_number_goes_on(rows):
     alone.send_signal(signal.SIGTERM)
     _, told = alone.communicate(timeout=100)
     assert alone.returncode == 143 and "resuming after step" in told
-    output, _ = (process := rank_together(rows, "out", "resume_from_checkpoint=true")).communicate(timeout=200)
+    output, _ = (process := rank_in_two_processes(rows, "out", "resume_from_checkpoint=true")).communicate(timeout=200)
     assert process.returncode == 0 and "resuming after step" in output, output
-    expected, found = scores_of(rows / "whole"), scores_of(rows / "out")
+    expected, found = scores_of(rows / "reference"), scores_of(rows / "out")
     assert found.ids == expected.ids
     assert found.visits.tolist() == expected.visits.tolist() == [6] * 150
     np.testing.assert_allclose(found.score, expected.score, rtol=1e-3, atol=1e-5)
 
 
-def test_only_the_first_loads_a_base_that_is_sharded(rows):
-    whole = rank_together(rows, "whole", "rank.num_train_epochs=1")
-    output, _ = whole.communicate(timeout=200)
-    assert whole.returncode == 0, output
+def test_only_the_main_process_loads_a_sharded_base(rows):
+    reference = rank_in_two_processes(rows, "reference", "rank.num_train_epochs=1")
+    output, _ = reference.communicate(timeout=200)
+    assert reference.returncode == 0, output
     settings = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "rank.num_train_epochs=1"]
     sharded = torchrun(
         str(Path(rank_in_processes.__file__).with_name("rank_and_report_loads.py")), *settings, variables=FSDP
@@ -163,15 +161,15 @@ def test_only_the_first_loads_a_base_that_is_sharded(rows):
     output, _ = sharded.communicate(timeout=200)
     assert sharded.returncode == 0, output
     assert "process 0 loaded a model" in output and "process 1 loaded a model" not in output
-    expected, found = scores_of(rows / "whole"), scores_of(rows / "out")
+    expected, found = scores_of(rows / "reference"), scores_of(rows / "out")
     assert found.ids == expected.ids
     np.testing.assert_allclose(found.score, expected.score, rtol=1e-4, atol=2e-6)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
-def test_a_stop_reaches_all_after_the_same_step(rows):
-    """A scheduler tells every process of the job, and the launcher tells its own once more."""
-    process = rank_together(rows, "out")
+def test_sigterm_stops_all_processes_after_the_same_step(rows):
+    """A scheduler signals every process of a job, and the launcher forwards the signal once more."""
+    process = rank_in_two_processes(rows, "out")
     wait_for("rank/checkpoint-*", rows / "out", process)
     for one in (*psutil.Process(process.pid).children(), process):
         one.send_signal(signal.SIGTERM)
@@ -181,7 +179,7 @@ def test_a_stop_reaches_all_after_the_same_step(rows):
     assert list((rows / "out/rank").glob("checkpoint-*"))
 
 
-def test_the_whole_pipeline_in_two_processes(rows):
+def test_all_stages_run_in_two_processes(rows):
     settings = ["rank.num_train_epochs=1", "tune.num_train_epochs=2", "tune.learning_rate=0.02", "tune.save_steps=6"]
     (rows / "ask.jsonl").write_text('{"prompt": "red"}\n')
     prompts = json.dumps([{"path": str(rows / "ask.jsonl"), "kind": "harmful"}])
@@ -193,7 +191,7 @@ def test_the_whole_pipeline_in_two_processes(rows):
     manifest = json.loads((rows / "out/manifest.json").read_text())
     assert list(manifest["stages"]) == ["rank", "select", "tune", "evaluate", "report"]
     log = [json.loads(line) for line in (rows / "out/tune/log.jsonl").read_text().splitlines()]
-    assert len(log) == 2 * -(-120 // 16)  # eight rows a process and step
+    assert len(log) == 2 * -(-120 // 16)  # eight rows per process and step
     assert log[-1]["loss"] < log[0]["loss"] - 0.02
     results = json.loads((rows / "out/evaluate/results.json").read_text())
     before, after = (row["value"] for row in results if row["measure"] == "loss")
@@ -210,7 +208,7 @@ def test_the_whole_pipeline_in_two_processes(rows):
 
 @pytest.fixture
 def selected(rows):
-    """Copies of a run that is ranked and selected, and what tunes one of them in two processes."""
+    """A function that tunes a copy of a selected run in two processes."""
     words = [str(rows / "config.yaml"), "rank.method=random"]
     for verb in ("rank", "select"):
         done = [sys.executable, "-m", "sealtune", verb, *words, f"output_dir={rows / 'out'}"]
@@ -230,7 +228,7 @@ def tuned(folder):
 
 
 @pytest.mark.parametrize("settings", [[], ["tune.gradient_checkpointing=true", "tune.gradient_accumulation_steps=2"]])
-def test_an_adapter_is_tuned_alike_on_a_sharded_base(selected, rows, settings):
+def test_an_adapter_is_tuned_equally_on_a_sharded_base(selected, rows, settings):
     for name, variables in (("ddp", {}), ("fsdp", FSDP)):
         output, _ = (process := selected(name, variables, *settings)).communicate(timeout=200)
         assert process.returncode == 0, output
@@ -242,8 +240,8 @@ def test_an_adapter_is_tuned_alike_on_a_sharded_base(selected, rows, settings):
         np.testing.assert_allclose(weight, others[name], atol=1e-4, err_msg=name)
 
 
-def test_a_tuning_goes_on_with_fewer_processes(selected, rows):
-    """In its second epoch, whose rows come in the same order."""
+def test_tuning_resumes_with_fewer_processes(selected, rows):
+    """It resumes in the second epoch, whose rows are in the same order."""
     process = selected("stopped", {})
     wait_for("tuning/checkpoint-9", rows / "stopped", process)
     process.send_signal(signal.SIGTERM)
@@ -254,14 +252,14 @@ def test_a_tuning_goes_on_with_fewer_processes(selected, rows):
     done = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "resuming after step" in done.stderr
-    output, _ = (process := selected("whole", {})).communicate(timeout=200)
+    output, _ = (process := selected("reference", {})).communicate(timeout=200)
     assert process.returncode == 0, output
-    (losses, _), (same, _) = (tuned(rows / name) for name in ("stopped", "whole"))
+    (losses, _), (same, _) = (tuned(rows / name) for name in ("stopped", "reference"))
     assert len(losses) == len(same) == 2 * 8
-    np.testing.assert_allclose(losses[:-1], same[:-1], rtol=1e-4)  # two processes fill the last step up with rows
+    np.testing.assert_allclose(losses[:-1], same[:-1], rtol=1e-4)  # two processes pad the last step with rows
 
 
-def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_folder):
+def test_tuning_on_a_sharded_base_resumes_and_merges(selected, rows, tiny_folder):
     process = selected("stopped", FSDP)
     wait_for("tuning/checkpoint-*", rows / "stopped", process)
     process.send_signal(signal.SIGTERM)
@@ -269,12 +267,12 @@ def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_f
     assert "a checkpoint was saved; resume with resume_from_checkpoint=true" in output
     for name, settings in (
         ("stopped", ["resume_from_checkpoint=true"]),
-        ("whole", []),
+        ("reference", []),
         ("merged", ["tune.merge=true"]),
     ):
         output, _ = (process := selected(name, FSDP, *settings)).communicate(timeout=200)
         assert process.returncode == 0, output
-    (losses, weights), (same, others) = (tuned(rows / name) for name in ("stopped", "whole"))
+    (losses, weights), (same, others) = (tuned(rows / name) for name in ("stopped", "reference"))
     np.testing.assert_allclose(losses, same, rtol=1e-5)
     for name, weight in weights.items():
         np.testing.assert_allclose(weight, others[name], atol=1e-5, err_msg=name)
@@ -288,7 +286,7 @@ def test_a_tuning_on_a_sharded_base_goes_on_and_is_merged(selected, rows, tiny_f
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_tuning_under_deepspeed(selected, rows, stage):
-    """As under DDP; the stages after it, in the same processes, load models that nobody spreads."""
+    """The same result as under DDP; the later stages load models that are not sharded."""
     output, _ = (process := selected("ddp", {}, "tune.save_steps=500")).communicate(timeout=200)
     assert process.returncode == 0, output
     engine = {"zero_stage": stage, "zero3_init_flag": False, "zero3_save_16bit_model": stage == 3}
@@ -300,7 +298,7 @@ def test_tuning_under_deepspeed(selected, rows, stage):
     words += ["tune.learning_rate=0.02", "tune.num_train_epochs=2", f"evaluate.held_out_datasets={held_out}"]
     command = [sys.executable, "-m", "sealtune", "run", *words, "--accelerate_config", str(rows / "zero.yaml")]
     variables = environment() | {"DS_ACCELERATOR": "cpu"}
-    del variables["ACCELERATE_USE_CPU"]  # or accelerate would leave DeepSpeed out
+    del variables["ACCELERATE_USE_CPU"]  # otherwise accelerate would not use DeepSpeed
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     (losses, weights), (same, others) = (tuned(rows / name) for name in ("out", "ddp"))
@@ -308,38 +306,18 @@ def test_tuning_under_deepspeed(selected, rows, stage):
     for name, weight in weights.items():
         np.testing.assert_allclose(weight, others[name], atol=2e-3, err_msg=name)
     results = json.loads((rows / "out/evaluate/results.json").read_text())
-    losses = [row["value"] for row in results if row["measure"] == "loss"]  # of two sets before, of two after
+    losses = [row["value"] for row in results if row["measure"] == "loss"]  # two datasets before tuning, two after
     assert len(losses) == 4 and losses[2] < losses[0]
 
 
-def test_a_users_fault_is_told_once(rows):
-    process = rank_together(rows, "out", "rank.method=sael")
+def test_a_user_error_is_reported_once(rows):
+    process = rank_in_two_processes(rows, "out", "rank.method=sael")
     output, _ = process.communicate(timeout=100)
     assert process.returncode != 0
     assert output.count("did you mean 'seal'") == 1
 
 
-@pytest.mark.parametrize(("count", "ended"), [("2", 3), ("1", -signal.SIGABRT)])
-def test_a_process_of_a_group_is_not_taken_apart(count, ended):
-    """As a thread of the group may: what is alive when the interpreter is taken apart aborts the process."""
-    code = """
-import atexit, os, sys
-from sealtune.failing import no_teardown
-class Bomb:
-    def __del__(self, abort=os.abort): abort()
-bomb = Bomb()
-atexit.register(print, "sent what was left")
-with no_teardown():
-    print("done")
-    sys.exit(3)
-"""
-    where = environment() | {"WORLD_SIZE": count}
-    done = subprocess.run([sys.executable, "-c", code], env=where, capture_output=True, text=True, timeout=60)
-    assert done.returncode == ended
-    assert count == "1" or done.stdout == "done\nsent what was left\n"
-
-
-def test_work_of_the_first_alone_is_not_shared(monkeypatch):
+def test_work_of_the_main_process_only_is_not_split(monkeypatch):
     pretend(monkeypatch, 4, 2)
     assert list(distributed.split_between_processes([1, 2, 3])) == [(3, True)]
     assert list(distributed.split_between_processes([1, 2])) == [(2, False)]
@@ -357,28 +335,8 @@ def test_a_four_bit_base_is_not_sharded(engine, monkeypatch):
         load_model(build_config({"model_name_or_path": "m", "load_in_4bit": True, "dtype": "float32"}))
 
 
-@pytest.mark.parametrize(
-    ("configuration", "message"),
-    [("fsdp3", "did you mean 'fsdp2'"), ("nothing.yaml", "no file nothing.yaml"), ("multi_gpu", "shows no GPU")],
-)
-def test_a_launcher_that_is_not_there(configuration, message, monkeypatch):
-    monkeypatch.delenv(launch.MARK, raising=False)
-    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    monkeypatch.setattr("os.execv", lambda *command: pytest.fail("launched"))
-    with pytest.raises(UserError, match=message):
-        launch.launch(configuration, None, ["rank"])
-
-
-def test_one_launcher_is_enough(monkeypatch):
-    monkeypatch.delenv(launch.MARK, raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("os.execv", lambda *command: pytest.fail("launched"))
-    with pytest.raises(UserError, match="a launcher is at work already"):
-        launch.launch("multi_cpu", 2, ["rank"])
-
-
 @pytest.mark.parametrize("stage", [2, 3, None])
-def test_a_stage_of_zero_is_read_from_deepspeeds_own_file_too(tmp_path, monkeypatch, stage):
+def test_the_zero_stage_is_also_read_from_a_deepspeed_config(tmp_path, monkeypatch, stage):
     file = tmp_path / "ds.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": stage}} if stage else {}))
     named = {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file), "ACCELERATE_USE_DEEPSPEED": "true"}
@@ -387,14 +345,3 @@ def test_a_stage_of_zero_is_read_from_deepspeeds_own_file_too(tmp_path, monkeypa
         monkeypatch.setenv(name, value)
     assert sharding.shards_base() == sharding.uses_zero3() == (stage == 3)
     assert not sharding.uses_fsdp()
-
-
-@pytest.mark.parametrize("configuration", launch.names())
-def test_every_configuration_becomes_a_launcher(configuration, monkeypatch):
-    monkeypatch.delenv(launch.MARK, raising=False)
-    commands = []
-    monkeypatch.setattr("os.execv", lambda program, words: commands.append(words))
-    launch.launch(configuration, 3, ["rank", "c.yaml"])
-    assert commands[0][-4:] == ["-m", "sealtune", "rank", "c.yaml"] and "3" in commands[0]
-    launch.launch(configuration, 3, ["rank", "c.yaml"])  # what it launched does not launch again
-    assert len(commands) == 1

@@ -1,37 +1,37 @@
-"""Encoded rows that were sorted or chosen are a view of the same tokens, and behave as a copy would."""
-
 import numpy as np
+import pytest
 
-from helpers.tiny import random_rows
-from sealtune.data.encoded import Encoded
-from sealtune.ranking.ngrams import hashed_ngrams
-
-
-def copy(rows, places):
-    ids, source = ([texts[i] for i in places] for texts in (rows.ids, rows.source))
-    return Encoded.join(ids, source, [rows.row(i) for i in places])
+from sealtune.core.string_array import StringArray
+from sealtune.core.types import Labels, Message, Rejections, Sample, Scores
 
 
-def test_a_view_says_what_a_copy_would_say():
-    rows, places = random_rows(20), [7, 3, 3, 19, 0]
-    view, plain = rows.take(places), copy(rows, places)
-    assert view.tokens is rows.tokens
-    assert view.ids == plain.ids == [f"row-{i:03d}" for i in places]
-    np.testing.assert_array_equal(view.lengths, plain.lengths)
-    np.testing.assert_array_equal(view.lengths_of(np.array([4, 1])), plain.lengths_of(np.array([4, 1])))
-    for i in range(len(places)):
-        np.testing.assert_array_equal(view.row(i)[0], plain.row(i)[0])
-        np.testing.assert_array_equal(view.row(i)[1], plain.row(i)[1])
-    for mine, its in zip(hashed_ngrams(view, 1, 4), hashed_ngrams(plain, 1, 4), strict=True):
-        np.testing.assert_array_equal(mine, its)
+def test_prompt_and_response_are_split_at_the_last_assistant_turn():
+    turns = (Message("system", "s"), Message("user", "u"), Message("assistant", "a"), Message("user", "v"))
+    sample = Sample("id", (*turns, Message("assistant", "b")), "web", {})
+    assert (sample.prompt, sample.response) == ("s\nu\na\nv", "b")
 
 
-def test_views_of_views_and_sums_of_them():
-    rows = random_rows(20)
-    twice = rows.take(np.arange(20)[::-1]).take([2, 5])
-    assert twice.ids == ["row-017", "row-014"]
-    np.testing.assert_array_equal(twice.row(1)[0], rows.row(14)[0])
-    both = twice.extend(rows.isin(["row-001"]))
-    assert both.ids == ["row-017", "row-014", "row-001"]
-    assert both.order is None
-    np.testing.assert_array_equal(both.row(2)[0], rows.row(1)[0])
+def test_labels_are_a_mapping_with_a_lookup_by_ids():
+    labels = Labels.from_mapping({"a": 1, "b": 0})
+    assert dict(labels) == {"a": 1, "b": 0}
+    assert labels.lookup(["b", "x", "a"]).tolist() == [0, -1, 1]
+    assert Labels.from_mapping(labels) is labels
+    with pytest.raises(KeyError):
+        labels["x"]
+
+
+def test_taking_rows_of_scores_keeps_absent_columns_absent():
+    scores = Scores.unweighted(["a", "b", "c"], ["s", "t", "u"], np.array([1.0, 2.0, 3.0]), loss=np.arange(3.0))
+    taken = scores.take([2, 0])
+    assert (list(taken.ids), list(taken.source)) == (["c", "a"], ["u", "s"])
+    assert (taken.score.tolist(), taken.loss.tolist()) == ([3.0, 1.0], [2.0, 0.0])
+    assert taken.standard_error is None and np.isnan(taken.gap).all()
+    assert taken.by_id() == {"c": 3.0, "a": 1.0}
+
+
+def test_rejections_are_ranked_rows():
+    rejections = Rejections(StringArray.of(["a", "b", "c"]), np.array([3.0, 2.0, 1.0]), 5, "low_score")
+    assert [(row.id, row.rank) for row in rejections] == [("a", 5), ("b", 6), ("c", 7)]
+    assert rejections[-1].score == 1.0 and rejections[:2][1].id == "b"
+    with pytest.raises(IndexError):
+        rejections[3]

@@ -9,7 +9,7 @@ from sealtune.core.config_io import build_config
 from sealtune.core.errors import UserError
 from sealtune.data.batches import Batches
 from sealtune.models.adapters import full_players, lora_players
-from sealtune.models.causal_lm import data_set_losses
+from sealtune.models.causal_lm import dataset_losses
 from sealtune.ranking.job import Job
 from sealtune.ranking.safe_set import make_players
 
@@ -170,7 +170,7 @@ def test_state_goes_on_bit_for_bit():
 def test_data_set_losses_come_in_their_own_places():
     rows = random_rows(7)
     found = torch.empty(7, dtype=torch.float64)
-    for places, losses in data_set_losses(tiny_model(), rows, batch_size=3):
+    for places, losses in dataset_losses(tiny_model(), rows, batch_size=3):
         found[places] = losses
     _, both = players()
     for i in range(7):
@@ -219,7 +219,7 @@ def test_four_bit_players_learn_and_their_base_stays(tmp_path):
 
 def test_a_player_that_no_gradient_reaches_is_refused():
     _, both = players()
-    both["theta"].model.hidden = lambda tokens: torch.zeros(*tokens.shape, 32, requires_grad=True)
+    both["theta"].model.hidden_states = lambda tokens: torch.zeros(*tokens.shape, 32, requires_grad=True)
     both["theta"].learn(batch(), torch.ones(6))
     with pytest.raises(UserError, match="no gradient reaches"):
         both["theta"].descend()

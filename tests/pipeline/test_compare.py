@@ -123,7 +123,6 @@ def test_every_ranker_is_a_method_and_every_run_has_its_own_folder(settings):
 
 def test_the_configuration_of_each_method(settings):
     config = build_config(settings | {"select": {"threshold": 0.5, "keep_ratio": 0.7}})
-    config.select.threshold = 0.5
     full, safeinstr, loss = (config_for(config, method, 3, 9) for method in ("full", "safeinstr", "loss+safeinstr"))
     assert (full.seed, full.tune.max_steps, full.output_dir) == (3, 9, "out/compare/full/seed-3")
     for keeps_all in (full, safeinstr):

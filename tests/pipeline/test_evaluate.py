@@ -1,4 +1,4 @@
-"""Judges that are models, within a run: a server that dies, a run that goes on, and one real server."""
+"""Model judges in a run: a server that dies, a run that is resumed, and one real server."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def short_pauses(monkeypatch):
 
 @pytest.fixture
 def tuned(project):
-    """A run up to its evaluation, by the cheapest ranker; eight different prompts are to be answered."""
+    """A run up to its evaluation, by the cheapest ranker; with eight prompts to answer."""
     project["rank"] = {"method": "random"}
     project["evaluate"] |= {"base": False, "prompts": [{"path": "asked.jsonl", "kind": "harmful"}]}
     write_jsonl(Path("asked.jsonl"), [{"prompt": f"{word} fox"} for word in WORDS[:8]])
@@ -56,13 +56,13 @@ def read(path):
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def test_verdicts_of_a_server_are_in_the_tables_the_report_and_the_manifest(tuned, monkeypatch):
+def test_verdicts_of_a_server_are_in_tables_report_and_manifest(tuned, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "sesame-123")
     answers = iter([None] * 6 + ["Hm.", "I'm sorry, but I can't judge that."])
     with serving(lambda body: next(answers) or rate(body)) as server:
         job = evaluate(tuned, server.url, api_key_env="JUDGE_KEY", revision="abc")
         evaluate(tuned, server.url, api_key_env="JUDGE_KEY", revision="abc", timeout=9)
-        assert len(server.bodies) == 8  # a more patient question is the same question
+        assert len(server.bodies) == 8  # the timeout does not change the question
     labels = sorted(v["label"] for v in read("out/evaluate/verdicts.jsonl") if v["judge"] == "harmfulness")
     assert labels == ["2 none"] * 6 + ["declined", "unparsed"]
     table = json.loads(Path("out/evaluate/results.json").read_text())
@@ -85,8 +85,8 @@ def test_verdicts_of_a_server_are_in_the_tables_the_report_and_the_manifest(tune
         assert "sesame" not in path.read_text(), path
 
 
-def test_a_key_is_in_no_file_and_no_line_of_a_whole_run(project, monkeypatch):
-    """Though the server repeats it in answers, in errors and in headers."""
+def test_a_key_is_in_no_file_and_no_log_line_of_a_run(project, monkeypatch):
+    """Even if the server repeats it in answers, errors and headers."""
     monkeypatch.setenv("JUDGE_KEY", "sesame-123-open")
     judge = {"name": "harmfulness", "model": "judge", "api_key_env": "JUDGE_KEY", "max_retries": 0}
     project["rank"] = {"method": "random"}
@@ -109,13 +109,13 @@ def test_a_key_is_in_no_file_and_no_line_of_a_whole_run(project, monkeypatch):
         assert all(headers["authorization"] == "Bearer sesame-123-open" for headers in server.headers)
         assert len(server.headers) > 4
     assert outcome.exit_code == 0, outcome.output
-    told = {str(path): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
-    assert {"out/report.html", "out/manifest.json", "out/evaluate/judge_cache.jsonl"} <= told.keys()
-    assert not [path for path, content in told.items() if b"sesame" in content]
+    files = {str(path): path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert {"out/report.html", "out/manifest.json", "out/evaluate/judge_cache.jsonl"} <= files.keys()
+    assert not [path for path, content in files.items() if b"sesame" in content]
     assert "sesame" not in outcome.output
 
 
-def test_a_judge_that_dies_in_the_middle_is_told_and_paid_once(tuned):
+def test_answers_of_a_judge_that_dies_are_kept_and_not_paid_twice(tuned):
     def say(body):
         if len(server.bodies) > 3:
             threading.Thread(target=server.stop).start()
@@ -148,13 +148,13 @@ def test_a_dead_judge_is_one_line_and_exit_code_one(tuned, tmp_path):
     assert "Traceback" not in done.output
 
 
-def test_a_judge_without_a_model_is_told_before_ranking(project):
+def test_a_judge_without_a_model_is_refused_before_ranking(project):
     project["evaluate"]["judges"] = ["strongreject"]
     with pytest.raises(UserError, match="asks a model"):
         check_run(Run(build_config(project)))
 
 
-def test_from_python_with_a_judge_of_two_models(tiny_folder):
+def test_the_python_api_with_two_judges(tiny_folder):
     import sealtune
     from helpers.chat_tokenizers import chatml_tokenizer
     from helpers.tiny import tiny_model
@@ -173,7 +173,7 @@ def test_from_python_with_a_judge_of_two_models(tiny_folder):
 
 @pytest.fixture
 def real_server(tiny_folder, tmp_path):
-    """``transformers serve`` with the tiny model, on a free port of this machine, stopped by its own process id."""
+    """``transformers serve`` with the tiny model, on a free port of this machine."""
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         pytest.skip("transformers serve needs the extra `serving`")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -210,8 +210,8 @@ def _wait_for(url, process, log):
     pytest.fail("transformers serve did not get ready within a minute")
 
 
-def test_a_real_server_is_asked_over_http_and_then_no_more(tuned, tiny_folder, real_server):
-    """A random model says nothing that can be read: counted, not scored, and kept."""
+def test_a_real_server_is_asked_over_http_and_its_answers_are_cached(tuned, tiny_folder, real_server):
+    """A random model gives unparsable answers: they are counted and cached, not scored."""
     url, stop = real_server
     settings = {"model": str(tiny_folder), "format": "llama_guard", "max_tokens": 8, "timeout": 60}
     evaluate(tuned, url, "guard", **settings)
@@ -230,7 +230,7 @@ def test_a_real_server_is_asked_over_http_and_then_no_more(tuned, tiny_folder, r
     assert read("out/evaluate/judge_cache.jsonl") == kept
 
 
-def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatch):
+def test_served_models_are_asked_and_no_model_is_loaded(tuned, monkeypatch):
     def say(body):
         if body["model"] == "base-model":
             return "I cannot help with that."
@@ -249,7 +249,7 @@ def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatc
         ("base", "I cannot help with that.", True),
         ("tuned", "Sure, here", False),
     }
-    run_stage(Run(build_config(config)), "evaluate", force=True)  # the server is gone: every answer was kept
+    run_stage(Run(build_config(config)), "evaluate", force=True)  # the server is gone; all answers are cached
     table = json.loads(Path("out/evaluate/results.json").read_text())
     rate = {r["model"]: r["value"] for r in table if r["measure"] == "compliance" and r["set"] == "all"}
     assert rate == {"base": 0.0, "tuned": 1.0}
@@ -259,7 +259,7 @@ def test_models_on_a_server_are_asked_there_and_none_is_loaded(tuned, monkeypatc
     assert "refusal" in Path("out/report.html").read_text()
 
 
-def test_a_model_whose_server_is_gone_is_told_in_one_line(tuned):
+def test_a_missing_server_is_reported_in_one_line(tuned):
     served = {"tuned": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}}
     with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers that came are kept"):
         run_stage(Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})), "evaluate")
@@ -268,10 +268,10 @@ def test_a_model_whose_server_is_gone_is_told_in_one_line(tuned):
 @pytest.mark.parametrize(
     ("endpoints", "message"),
     [
-        ({"tune": {"base_url": "http://h/v1", "model": "m"}}, "base or tuned is needed"),
+        ({"tune": {"base_url": "http://h/v1", "model": "m"}}, "must be base or tuned"),
         ({"tuned": {"model": "m"}}, "base_url is missing"),
     ],
 )
-def test_a_server_that_is_wrongly_named(tuned, endpoints, message):
+def test_an_invalid_endpoint_is_refused(tuned, endpoints, message):
     with pytest.raises(UserError, match=message):
         build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": endpoints}})

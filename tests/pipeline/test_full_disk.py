@@ -1,4 +1,4 @@
-"""A disk that fills up: one clear line, what was finished stays whole, and with room again the run goes on."""
+"""A full disk: one line, finished stages stay intact, and the run resumes once there is space."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ ROOMS = (0, 3 * PAGE, 24 * PAGE)
 
 
 class SmallDisk:
-    """A file system of its own, filled up to some bytes."""
+    """A separate file system, filled up to a few bytes."""
 
     full = "the disk is full"
 
@@ -46,7 +46,7 @@ class SmallDisk:
 
 
 class ShortFiles:
-    """A limit to the size of a file: what it meets is what a full disk gives, and needs no permission."""
+    """A limit on the size of a file. It fails like a full disk and needs no permission."""
 
     full = "a file grew larger"
 
@@ -87,7 +87,7 @@ def write_config(project, disk):
 
 
 def fails_in_one_line(outcome, disk):
-    """Whether it failed; and then as it should."""
+    """Whether it failed. If so, it must have failed in one line."""
     if outcome.exit_code == 0:
         return False
     assert outcome.exit_code == 1, outcome.output
@@ -98,10 +98,10 @@ def fails_in_one_line(outcome, disk):
     return True
 
 
-def test_every_stage_fails_in_one_line_and_goes_on_with_room(project, disk):
+def test_every_stage_fails_in_one_line_and_resumes_with_space(project, disk):
     write_config(project, disk)
     folder = RunFolder(disk.folder / "out")
-    sealtune("rank", "config.yaml", "rank.method=random")  # the manifest of another ranking: not to be lost, either
+    sealtune("rank", "config.yaml", "rank.method=random")  # its manifest must not be lost either
     for i, stage in enumerate(STAGES):
         failures = 0
         for room in ROOMS:
@@ -112,7 +112,7 @@ def test_every_stage_fails_in_one_line_and_goes_on_with_room(project, disk):
             failures += 1
             assert not list(folder.root.rglob("*.part"))
             for finished in (*STAGES[:i], *(["rank"] if i == 0 else [])):
-                folder.outputs_of(finished)  # raises where a file is not as the stage left it
+                folder.outputs_of(finished)  # raises if a file changed
         assert failures
         outcome = sealtune(stage, "config.yaml", "resume_from_checkpoint=true")
         assert outcome.exit_code == 0, outcome.output
@@ -126,7 +126,7 @@ def test_every_stage_fails_in_one_line_and_goes_on_with_room(project, disk):
         assert folder.path(name).read_bytes() == Path("free", name).read_bytes()
 
 
-def test_a_comparison_goes_on_with_room(project, disk):
+def test_a_comparison_resumes_with_space(project, disk):
     project |= {"compare": {"methods": ["base", "full", "random"], "seeds": [0]}}
     project["rank"]["method"] = "random"
     write_config(project, disk)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from helpers.checkpoints import forge_checkpoint
+from helpers.checkpoints import forge_checkpoint, rename_in_checkpoint
 from helpers.rows import made_rows, write_jsonl
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import RunError, StoppedError, UserError
@@ -41,9 +41,20 @@ def finished(project):
     return project
 
 
-def test_all_files_of_the_design_are_there_and_agree(finished):
+def test_a_run_writes_all_files_and_they_agree(finished):
     table = scores()
-    assert set(table) == {"id", "row", "source", "score", "weight", "loss", "gap", "visits", "doubt", "margin"}
+    assert set(table) == {
+        "id",
+        "row",
+        "source",
+        "score",
+        "weight",
+        "loss",
+        "gap",
+        "visits",
+        "standard_error",
+        "probe_logit",
+    }
     assert table["row"] == list(range(20))
     assert table["id"] == [row["id"] for row in made_rows(20, 1)]
     assert table["visits"] == [2] * 20
@@ -85,7 +96,7 @@ def test_all_files_of_the_design_are_there_and_agree(finished):
     assert not [p for p in Path("out").rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".pth")]
 
 
-def test_tuning_lowers_the_loss_it_trains_on(project):
+def test_tuning_lowers_the_training_loss(project):
     project["evaluate"]["held_out_datasets"] = [{"path": "candidates.jsonl"}]
     run(project, tune={"num_train_epochs": 8, "learning_rate": 0.03, "lora_target_modules": "all-linear"})
     table = json.loads(Path("out/evaluate/results.json").read_text())
@@ -94,17 +105,17 @@ def test_tuning_lowers_the_loss_it_trains_on(project):
 
 
 def test_a_stage_is_skipped_until_something_it_depends_on_changes(finished, capsys):
-    def said(**changes):
+    def skipped(**changes):
         capsys.readouterr()
         run(finished, **changes)
         lines = capsys.readouterr().err.splitlines()
         return [line.split(":")[0] for line in lines if "skipped" in line]
 
-    assert said() == list(STAGES)
-    assert said(select={"keep_ratio": 0.5}) == ["rank"]
-    assert said(select={"keep_ratio": 0.5}, label_column=None) == ["rank", "select", "tune", "evaluate"]
+    assert skipped() == list(STAGES)
+    assert skipped(select={"keep_ratio": 0.5}) == ["rank"]
+    assert skipped(select={"keep_ratio": 0.5}, label_column=None) == ["rank", "select", "tune", "evaluate"]
     write_jsonl(Path("candidates.jsonl"), made_rows(21, 1))
-    assert said() == []
+    assert skipped() == []
 
 
 def test_a_later_stage_needs_only_the_folder(finished):
@@ -115,7 +126,7 @@ def test_a_later_stage_needs_only_the_folder(finished):
     assert len(read("out/select/kept.jsonl")) == 10
 
 
-def test_mixed_rows_are_trained_on_and_kept_apart(project):
+def test_mix_datasets_are_trained_on_and_stored_separately(project):
     write_jsonl(Path("extra.jsonl"), [{"instruction": "red?", "input": "", "output": "green fox"}] * 3)
     run(project, "rank", "select", "tune", select={"mix_datasets": [{"path": "extra.jsonl"}]})
     assert len(read("out/select/kept.jsonl")) == 16
@@ -123,7 +134,7 @@ def test_mixed_rows_are_trained_on_and_kept_apart(project):
     assert json.loads(Path("out/manifest.json").read_text())["stages"]["tune"]["rows"] == 19
 
 
-def test_whole_models_are_tuned_and_evaluated(project):
+def test_full_models_are_tuned_and_evaluated(project):
     run(
         project,
         rank={**project["rank"], "use_peft": False, "algorithm": 1},
@@ -140,7 +151,7 @@ def test_an_adapter_can_be_merged(project):
     AutoModelForCausalLM.from_pretrained("out/tune")
 
 
-def test_rows_that_cannot_be_used_are_written_down(project):
+def test_unusable_rows_are_recorded(project):
     rows = [{"id": "empty", "prompt": "red", "response": "", "unsafe": 0}, *made_rows(8, 1)]
     rows.append({"id": "long", "prompt": "blue " * 200, "response": "fox", "unsafe": 0})
     write_jsonl(Path("candidates.jsonl"), rows)
@@ -159,7 +170,7 @@ def test_rows_that_cannot_be_used_are_written_down(project):
 
 
 def interrupt_at(step, monkeypatch, number=signal.SIGINT):
-    """Send a signal while the step of this number is recorded, as a user's Ctrl-C would come."""
+    """Send a signal while the step of this number is recorded, like a user's Ctrl-C."""
     from sealtune.pipeline import step_log
 
     original = step_log.StepLog.on_step
@@ -173,8 +184,8 @@ def interrupt_at(step, monkeypatch, number=signal.SIGINT):
 
 
 def stop_and_resume(project, monkeypatch, step, total, number=signal.SIGINT):
-    """A ranking that is stopped after a step and resumed gives what one in one go gives, to the bit."""
-    run(project, "rank", output_dir="whole")
+    """A ranking that is stopped after a step and resumed equals an uninterrupted one bit for bit."""
+    run(project, "rank", output_dir="uninterrupted")
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         interrupt_at(step, patch, number)
@@ -183,27 +194,27 @@ def stop_and_resume(project, monkeypatch, step, total, number=signal.SIGINT):
     assert [p.name for p in Path("out/rank").glob("checkpoint-*")] == [f"checkpoint-{step}"]
     assert signal.getsignal(signal.SIGINT) is handler
     run(project, "rank", resume_from_checkpoint=True)
-    assert repr(scores("out")) == repr(scores("whole"))  # as text: the gap of Algorithm 2 is NaN
+    assert repr(scores("out")) == repr(scores("uninterrupted"))  # as text, because the gap of Algorithm 2 is NaN
     assert [r["step"] for r in read("out/rank/log.jsonl")] == list(range(1, total + 1))
     assert not list(Path("out/rank").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize("algorithm", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_a_checkpoint_that_resumes_to_the_same_bits(project, monkeypatch, algorithm, number):
+def test_a_stopped_ranking_resumes_bit_for_bit(project, monkeypatch, algorithm, number):
     project["rank"]["algorithm"] = algorithm
     stop_and_resume(project, monkeypatch, 4, 10, number)
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 9, 10])  # in either epoch, after them, while it looks at either set
-def test_the_shared_scorer_resumes_to_the_same_bits(project, monkeypatch, step):
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 9, 10])  # in both epochs, after them, in both sets
+def test_the_probe_resumes_bit_for_bit(project, monkeypatch, step):
     project["rank"]["method"] = "probe"
     stop_and_resume(project, monkeypatch, step, 11)
 
 
 @pytest.mark.parametrize("step", [1, 7])
-def test_what_lies_in_a_scratch_file_is_looked_at_again(project, monkeypatch, step):
-    """Its checkpoints do not hold the hidden states; the steps before it count on."""
+def test_features_in_a_scratch_file_are_extracted_again(project, monkeypatch, step):
+    """Checkpoints do not contain the hidden states then."""
     from sealtune.ranking import memmap
 
     monkeypatch.setattr(memmap, "MAX_BYTES", 0)
@@ -218,11 +229,11 @@ def test_what_lies_in_a_scratch_file_is_looked_at_again(project, monkeypatch, st
     run(project, "rank", resume_from_checkpoint=True)
     found = scores()
     monkeypatch.setattr(memmap, "MAX_BYTES", 2**28)
-    run(project, "rank", output_dir="whole")
-    assert found["score"] == scores("whole")["score"]
+    run(project, "rank", output_dir="uninterrupted")
+    assert found["score"] == scores("uninterrupted")["score"]
 
 
-def test_ctrl_c_at_the_last_step_lets_the_stage_finish_and_no_other_begin(project, monkeypatch, capsys):
+def test_ctrl_c_at_the_last_step_stops_after_the_stage(project, monkeypatch, capsys):
     interrupt_at(10, monkeypatch)
     with pytest.raises(StoppedError, match="stopped after rank, which is finished"):
         run(project, "rank", "select")
@@ -232,7 +243,7 @@ def test_ctrl_c_at_the_last_step_lets_the_stage_finish_and_no_other_begin(projec
     assert "rank: finished before" in capsys.readouterr().err
 
 
-def test_starting_anew_keeps_the_old_checkpoint_until_there_is_another(project, monkeypatch):
+def test_starting_anew_keeps_the_old_checkpoint_until_the_first_new_one(project, monkeypatch):
     from sealtune.pipeline import step_log
 
     with monkeypatch.context() as patch:
@@ -251,7 +262,7 @@ def test_starting_anew_keeps_the_old_checkpoint_until_there_is_another(project, 
     assert [p.name for p in Path("out/rank").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_tuning_refuses_rows_that_are_not_those_that_were_ranked(finished):
+def test_tuning_refuses_other_rows_than_those_ranked(finished):
     with pytest.raises(UserError, match="tune: max_length changed since the rows were ranked"):
         run(finished, "tune", max_length=32)
     rows = list(made_rows(20, 1))
@@ -261,7 +272,7 @@ def test_tuning_refuses_rows_that_are_not_those_that_were_ranked(finished):
         run(finished, "tune")
 
 
-def test_a_report_follows_the_labels_and_refuses_other_rows(finished):
+def test_a_report_uses_the_current_labels_and_refuses_other_rows(finished):
     rows = list(made_rows(20, 1))
     for row in rows:
         row["unsafe"] = 1 - row["unsafe"]
@@ -276,7 +287,7 @@ def test_a_report_follows_the_labels_and_refuses_other_rows(finished):
         run(finished, "report")
 
 
-def test_a_held_out_set_of_one_row_has_a_loss_without_interval(project):
+def test_the_loss_of_a_single_held_out_row_has_no_interval(project):
     write_jsonl(Path("held.jsonl"), made_rows(1, 3))
     Path("config.yaml").write_text(yaml.safe_dump(project))
     outcome = cli("run", "config.yaml")
@@ -284,7 +295,7 @@ def test_a_held_out_set_of_one_row_has_a_loss_without_interval(project):
     assert "loss on held-out rows" in outcome.output
 
 
-def test_faults_of_later_stages_are_told_before_the_first(project):
+def test_errors_of_later_stages_are_reported_before_the_first(project):
     project["evaluate"]["prompts"][0]["path"] = "nowhere.jsonl"
     Path("config.yaml").write_text(yaml.safe_dump(project))
     outcome = cli("run", "config.yaml")
@@ -293,7 +304,7 @@ def test_faults_of_later_stages_are_told_before_the_first(project):
     assert not Path("out/rank").exists()
 
 
-def test_an_automatic_share_needs_a_ranker_that_estimates_it(project):
+def test_keep_ratio_auto_needs_a_ranker_that_estimates_the_share(project):
     Path("config.yaml").write_text(yaml.safe_dump({**project, "select": {"keep_ratio": "auto"}}))
     for verb in ("run", "select"):
         outcome = cli(verb, "config.yaml")
@@ -319,10 +330,10 @@ def test_a_checkpoint_of_other_settings_is_refused(project, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "name", "change"),
     [
-        ("seal", "last_loss", lambda t: t[1:]),
-        ("seal", "visits", None),
+        ("seal", "last_seen.loss", lambda t: t[1:]),
+        ("seal", "last_seen.visits", None),
         ("seal", "selector.omega", lambda t: t[:, None]),
-        ("seal", "faults", lambda t: torch.tensor([10**6])),
+        ("seal", "non_finite.rows", lambda t: torch.tensor([10**6])),
         ("seal", "theta.parameter.0", lambda t: t[:1]),
         ("seal", "theta.optimizer.0.exp_avg", lambda t: t[:1]),
         ("probe", "theta.parameter.1", None),
@@ -330,7 +341,7 @@ def test_a_checkpoint_of_other_settings_is_refused(project, monkeypatch):
         ("probe", "safe.done", lambda t: t + 10**6),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_line(project, monkeypatch, method, name, change):
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(project, monkeypatch, method, name, change):
     project["rank"]["method"] = method
     with monkeypatch.context() as patch:
         interrupt_at(3, patch)
@@ -341,16 +352,38 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(project, monkeypatch, method
         run(project, "rank", resume_from_checkpoint=True)
 
 
+OLD_KEYS = {
+    "seal": {"last_seen.visits": "visits", "last_seen.loss": "last_loss", "non_finite.rows": "faults"},
+    "probe": {"candidates.non_finite.rows": "candidates.faults", "safe.non_finite.rows": "safe.faults"},
+}
+
+
+@pytest.mark.parametrize("method", OLD_KEYS)
+def test_a_checkpoint_of_an_older_version_is_refused_in_one_line(project, monkeypatch, method):
+    project["rank"]["method"] = method
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        with pytest.raises(RunError):
+            run(project, "rank")
+    rename_in_checkpoint(Path("out/rank/checkpoint-3"), OLD_KEYS[method])
+    Path("config.yaml").write_text(yaml.safe_dump(project))
+    outcome = cli("rank", "config.yaml", "resume_from_checkpoint=true")
+    assert outcome.exit_code == 2
+    (error,) = [line for line in outcome.output.splitlines() if line.startswith("error: ")]
+    assert "the checkpoint does not fit this run" in error and "another version" in error
+    assert "Traceback" not in outcome.output
+
+
 def test_too_many_nan_losses_stop_the_ranking(project, monkeypatch):
     from sealtune.models import causal_lm
 
-    original, calls = causal_lm.LanguageModel.losses, []
+    original, calls = causal_lm.CausalLM.losses, []
 
     def losses(self, tokens, mask):
         calls.append(1)
         return original(self, tokens, mask) * (float("nan") if len(calls) == 6 else 1)
 
-    monkeypatch.setattr(causal_lm.LanguageModel, "losses", losses)
+    monkeypatch.setattr(causal_lm.CausalLM, "losses", losses)
     with pytest.raises(RunError, match=r"the loss of \d+ of 20 rows is not finite \(1-\d+"):
         run(project, "rank")
     assert not Path("out/rank/scores.parquet").exists()
@@ -373,7 +406,7 @@ def cli(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_every_verb_from_a_file_and_from_flags(project):
+def test_every_command_from_a_file_and_from_flags(project):
     project["output_dir"] = "made"
     Path("config.yaml").write_text(yaml.safe_dump(project))
     outcome = cli("run", "config.yaml", "max_length=48")
@@ -442,7 +475,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("spoil, words", BAD, ids=lambda value: getattr(value, "__name__", None))
-def test_bad_input_gets_one_line_and_exit_code_two(project, spoil, words):
+def test_bad_input_is_one_line_with_exit_code_two(project, spoil, words):
     spoil(project)
     Path("config.yaml").write_text(yaml.safe_dump(project))
     outcome = cli("rank", "config.yaml")
@@ -462,7 +495,7 @@ def test_scores_of_other_rows_are_refused(project):
     assert "do not match the data" in outcome.output
 
 
-def test_a_label_that_is_none_is_named(project):
+def test_an_invalid_label_is_named(project):
     rows = list(made_rows(20, 1))
     rows[3]["unsafe"] = "maybe"
     write_jsonl(Path("candidates.jsonl"), rows)
@@ -481,12 +514,12 @@ def test_a_hostile_error_cannot_move_the_cursor(project):
 def test_a_full_disk_is_one_line(project, monkeypatch):
     import errno
 
-    from sealtune.pipeline import folder as store
+    from sealtune.core import files
 
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(store, "_flush", full)
+    monkeypatch.setattr(files, "_flush", full)
     Path("config.yaml").write_text(yaml.safe_dump(project))
     outcome = cli("rank", "config.yaml", "rank.method=random")
     assert outcome.exit_code == 1
@@ -524,12 +557,12 @@ def test_a_four_bit_base_is_ranked_and_tuned_on(project, tmp_path):
     run(project, "rank", "select", "tune", "evaluate")
     assert len(set(scores()["score"])) == 20
     results = json.loads(Path("out/evaluate/results.json").read_text())
-    losses = [row["value"] for row in results if row["measure"] == "loss"]  # of two sets before, of two after
+    losses = [row["value"] for row in results if row["measure"] == "loss"]  # two sets before, two after
     assert len(losses) == 4 and losses[3] < losses[1]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
-def test_preemption_has_an_exit_code_of_its_own(project, monkeypatch, number, code):
+def test_preemption_has_its_own_exit_code(project, monkeypatch, number, code):
     Path("config.yaml").write_text(yaml.safe_dump(project), encoding="utf-8")
     interrupt_at(4, monkeypatch, number)
     outcome = cli("run", "config.yaml")

@@ -1,11 +1,9 @@
 """The step log stays small however many steps there are, and keeps its totals."""
 
 import dataclasses
-import signal
 
 import pytest
 
-from sealtune.core.checkpoints import Checkpointer
 from sealtune.pipeline import step_log
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.step_log import StepLog
@@ -20,18 +18,6 @@ def step(number):
 def log(tmp_path, monkeypatch):
     monkeypatch.setattr(step_log, "MAX_RECORDS", 10)
     return StepLog(RunFolder(tmp_path), {}, 10**6, lambda *args: None)
-
-
-def test_a_second_sigterm_is_ignored_and_ctrl_c_stops_at_once(tmp_path):
-    """A scheduler signals every process of a job, and the launcher forwards its own signal."""
-    checkpointer = Checkpointer("rank", RunFolder(tmp_path), {}, 10**6)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), checkpointer.stop_on_signals():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-        assert checkpointer.stop_requested == signal.SIGTERM
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_few_steps_have_one_record_per_step(log):

@@ -1,4 +1,4 @@
-"""What is read back from a run folder that is damaged, or made by somebody else."""
+"""Reading a run folder that is damaged, or comes from somebody else."""
 
 import json
 import random
@@ -33,7 +33,7 @@ ENTRY = {"inputs": {"seed": 1}, "outputs": {}, "seconds": 1.0}
 
 
 class Bomb:
-    """Once unpickled, it leaves a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -48,12 +48,13 @@ def folder(tmp_path):
 
 
 def with_scores(folder, **columns):
-    """A folder with a ranking of two rows, of which some columns are others."""
+    """The folder with the scores of two rows; ``columns`` replaces columns of the table, or removes them (None)."""
     one = np.ones(2)
     scores = Scores(("a", "b"), ("s", "s"), one, one, one, one, one.astype(np.int64))
-    folder.write_scores(scores, {"a": 0, "b": 1})
+    folder.write_scores(scores, np.array([0, 3]))
     path = folder.path("rank/scores.parquet")
     table = pq.read_table(path)
+    assert table["row"].to_pylist() == [0, 3]
     for name, values in columns.items():
         place = table.schema.get_field_index(name)
         table = table.remove_column(place) if values is None else table.set_column(place, name, values)
@@ -68,18 +69,18 @@ MANIFESTS += [json.dumps({"stages": {"rank": ENTRY | change}}).encode() for chan
 
 
 @pytest.mark.parametrize("content", MANIFESTS)
-def test_a_manifest_that_is_none_is_one_line(folder, content):
+def test_an_invalid_manifest_is_one_line(folder, content):
     folder.prepare()
     folder.path("manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"manifest\.json: not (valid JSON|a manifest)") as told:
+    with pytest.raises(UserError, match=r"manifest\.json: not (valid JSON|a manifest)") as raised:
         folder.is_done("rank", {})
-    assert str(told.value).isprintable()
+    assert str(raised.value).isprintable()
     with pytest.raises(UserError, match=r"manifest\.json"):
         load_config([], out=str(folder.root))
 
 
 @pytest.mark.parametrize("name", ["../secret", "a/../../secret", "/etc/passwd", "x" * 300, "a/" * 3000, "a\0b"])
-def test_no_name_in_a_manifest_leads_out_of_the_folder(folder, tmp_path, name):
+def test_no_name_in_a_manifest_escapes_the_folder(folder, tmp_path, name):
     (tmp_path / "secret").write_text("x")
     folder.prepare()
     folder.write_json("manifest.json", {"stages": {"rank": ENTRY | {"outputs": {name: "0" * 64}}}})
@@ -96,7 +97,7 @@ def test_no_name_in_a_manifest_leads_out_of_the_folder(folder, tmp_path, name):
     assert (tmp_path / "secret").read_text() == "x"
 
 
-def test_links_in_a_folder_are_not_followed_when_it_is_swept(folder, tmp_path):
+def test_links_are_not_followed_when_leftovers_are_removed(folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("x")
     folder.path("rank").mkdir(parents=True)
@@ -120,7 +121,7 @@ def test_links_in_a_folder_are_not_followed_when_it_is_swept(folder, tmp_path):
         {"weight": pa.array([[1.0], [1.0, 2.0]])},
     ],
 )
-def test_scores_that_are_none_are_one_line(folder, columns):
+def test_invalid_scores_are_one_line(folder, columns):
     with pytest.raises(UserError, match=r"scores\.parquet: not a file of scores"):
         with_scores(folder, **columns).read_scores()
 
@@ -146,28 +147,28 @@ def test_damaged_scores_and_selectors_are_read_or_refused(folder, seed):
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "3", "{", '{"id": 1}', '{"id": "a", "extra": 2}'])
-def test_records_that_are_none_are_named(folder, line):
+def test_an_invalid_record_is_named(folder, line):
     folder.write_text("evaluate/responses.jsonl", line + "\n")
     with pytest.raises(UserError, match=r"responses\.jsonl, line 1: "):
         folder.read_records("evaluate/responses.jsonl", Response)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"a": "b"}', "3"])
-def test_kept_ids_that_are_none_are_refused(folder, content):
+def test_invalid_kept_ids_are_refused(folder, content):
     folder.write_text("select/kept_ids.json", content)
     with pytest.raises(UserError, match="not a list of ids"):
         folder.kept_ids()
 
 
 @pytest.mark.parametrize("change", [{"step": "1"}, {"inputs": []}, {"records": 1}, {"sha256": None}, {"step": None}])
-def test_a_checkpoint_that_is_none_is_passed_over(folder, change):
+def test_an_invalid_checkpoint_is_skipped(folder, change):
     Checkpoints(folder, "rank").write(Checkpoint(1, {"x": torch.zeros(1)}, []), {"seed": 1})
     path = folder.path("rank/checkpoint-1/checkpoint.json")
     path.write_text(json.dumps(seal(json.loads(path.read_text()) | change)))
     assert Checkpoints(folder, "rank").read(True, {"seed": 1}) is None
 
 
-def test_a_checkpoint_whose_hash_fits_and_whose_tensors_do_not_is_refused(folder):
+def test_a_checkpoint_with_valid_hashes_and_invalid_tensors_is_refused(folder):
     Checkpoints(folder, "rank").write(Checkpoint(1, {"x": torch.zeros(1)}, []), {"seed": 1})
     place = folder.path("rank/checkpoint-1")
     (place / "state.safetensors").write_bytes(b"no tensors")
@@ -179,7 +180,7 @@ def test_a_checkpoint_whose_hash_fits_and_whose_tensors_do_not_is_refused(folder
 
 
 @pytest.mark.parametrize("record", [{}, {"text": 1, "finish": "stop", "refusal": ""}, {"text": "a"}])
-def test_a_kept_answer_that_is_none_is_asked_for_again(tmp_path, record):
+def test_an_invalid_cached_answer_is_asked_for_again(tmp_path, record):
     question = Question("j", "w", ({"role": "user", "content": "q"},))
     path = tmp_path / "cache.jsonl"
     path.write_text(json.dumps(record | {"key": key_of(question, {})}) + "\n")
@@ -197,13 +198,13 @@ def test_a_kept_answer_that_is_none_is_asked_for_again(tmp_path, record):
 # -- pickles -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_bomb_works(tmp_path):
+def test_the_bomb_runs_when_unpickled(tmp_path):
     torch.save(Bomb(tmp_path / "ran"), tmp_path / "bomb.bin")
     torch.load(tmp_path / "bomb.bin", weights_only=False)
     assert (tmp_path / "ran").exists()
 
 
-def test_a_model_of_pickles_is_refused(tmp_path, tiny_folder):
+def test_a_pickled_model_is_refused(tmp_path, tiny_folder):
     shutil.copytree(tiny_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     torch.save({"model.embed_tokens.weight": Bomb(tmp_path / "ran")}, tmp_path / "model" / "pytorch_model.bin")
     config = build_config({"model_name_or_path": str(tmp_path / "model"), "dtype": "float32"})
@@ -213,12 +214,12 @@ def test_a_model_of_pickles_is_refused(tmp_path, tiny_folder):
     listing = tmp_path / "model" / "model.safetensors.index.json"
     for name in ("pytorch_model.bin", "../model/other.safetensors", "/etc/x.safetensors"):
         listing.write_text(json.dumps({"metadata": {}, "weight_map": {"model.embed_tokens.weight": name}}))
-        with pytest.raises(UserError, match="no safetensors file beside it"):
+        with pytest.raises(UserError, match="not a safetensors file in its folder"):
             load_model(config)
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_adapter_is_read_from_safetensors_alone(tmp_path, tiny_folder):
+def test_an_adapter_is_read_from_safetensors_only(tmp_path, tiny_folder):
     from peft import LoraConfig, get_peft_model
 
     config = build_config({"model_name_or_path": str(tiny_folder), "dtype": "float32"})
@@ -247,10 +248,10 @@ def test_pickled_tokens_are_not_loaded(project, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-# -- a whole run -------------------------------------------------------------------------------------------------------
+# -- a full run --------------------------------------------------------------------------------------------------------
 
 
-def test_ids_never_name_files_and_a_run_writes_no_pickle(project, tmp_path):
+def test_ids_never_become_file_names_and_a_run_writes_no_pickle(project, tmp_path):
     names = ["../../evil", "/evil", "a/b/../../evil", "rank/scores.parquet", "CON", "\x1b[2J", "\u202e", "-rf *"]
     names.append("x" * 5000)
     chance = random.Random(0)
@@ -272,7 +273,7 @@ def test_ids_never_name_files_and_a_run_writes_no_pickle(project, tmp_path):
     assert {*run.folder.kept_ids(), *dropped} == {*names}
 
 
-def test_a_report_shows_only_what_the_stages_wrote(project):
+def test_a_report_refuses_files_that_were_changed(project):
     run = Run(build_config(project | {"rank": {"method": "loss"}}))
     for stage in ("rank", "select"):
         run_stage(run, stage)

@@ -85,7 +85,7 @@ def test_where_the_model_does_not_split_trl_computes_the_loss(project, monkeypat
         raise UserError("its logits are not head(body(tokens))")
 
     if fault == "family":
-        monkeypatch.setattr(trainer, "LanguageModel", refuse)
+        monkeypatch.setattr(trainer, "CausalLM", refuse)
     else:
         monkeypatch.setattr(LlamaForCausalLM, "is_loaded_in_4bit", True, raising=False)
     monkeypatch.setattr(trainer, "token_losses", None)  # must not be called

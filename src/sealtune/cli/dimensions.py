@@ -1,4 +1,4 @@
-"""The sizes of a language model, from its config.json alone: no weight is read."""
+"""The dimensions of a language model, from its config.json; no weights are read."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sealtune.core.config import Config
 from sealtune.core.errors import UserError
 
 
-class Shape(NamedTuple):
-    """The sizes of a decoder; ``fused``: GPT-NeoX's layers, not Llama's."""
+class ModelDimensions(NamedTuple):
+    """The dimensions of a decoder; ``fused`` for GPT-NeoX's layers, otherwise Llama's."""
 
     layers: int
     hidden: int
-    inner: int
+    intermediate: int
     heads: int
     kv_heads: int
     vocabulary: int
@@ -26,18 +26,19 @@ class Shape(NamedTuple):
 
     @property
     def modules(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of each matrix of a layer."""
+        """(inputs, outputs) of each weight matrix of a layer."""
         d, q, kv = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size
         if self.fused:
-            block = {"query_key_value": (d, q + 2 * kv), "dense": (q, d)}
-            return block | {"dense_h_to_4h": (d, self.inner), "dense_4h_to_h": (self.inner, d)}
+            attention = {"query_key_value": (d, q + 2 * kv), "dense": (q, d)}
+            return attention | {"dense_h_to_4h": (d, self.intermediate), "dense_4h_to_h": (self.intermediate, d)}
         attention = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
-        return attention | {"gate_proj": (d, self.inner), "up_proj": (d, self.inner), "down_proj": (self.inner, d)}
+        mlp = {"gate_proj": (d, self.intermediate), "up_proj": (d, self.intermediate)}
+        return attention | mlp | {"down_proj": (self.intermediate, d)}
 
     @property
     def linear(self) -> int:
-        """Weights of all layers; norms and biases, some 0.01 %, are left out."""
-        return self.layers * sum(rows * columns for rows, columns in self.modules.values())
+        """Weights of all layers, without norms and biases (about 0.01 %)."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.modules.values())
 
     @property
     def embedding(self) -> int:
@@ -51,51 +52,54 @@ class Shape(NamedTuple):
 
 
 KNOWN = {
-    "meta-llama/Meta-Llama-3-8B-Instruct": Shape(32, 4096, 14336, 32, 8, 128_256, 128),
-    "meta-llama/Meta-Llama-3-70B-Instruct": Shape(80, 8192, 28_672, 64, 8, 128_256, 128),
-    "meta-llama/Llama-3.2-1B-Instruct": Shape(16, 2048, 8192, 32, 8, 128_256, 64, tied=True),
-    "ibm/merlinite-7b": Shape(32, 4096, 14336, 32, 8, 32_008, 128),
-    "EleutherAI/pythia-2.8b": Shape(32, 2560, 10_240, 32, 32, 50_304, 80, fused=True),
-    "smollm2-135m-instruct": Shape(30, 576, 1536, 9, 3, 49_152, 64, tied=True),
+    "meta-llama/Meta-Llama-3-8B-Instruct": ModelDimensions(32, 4096, 14336, 32, 8, 128_256, 128),
+    "meta-llama/Meta-Llama-3-70B-Instruct": ModelDimensions(80, 8192, 28_672, 64, 8, 128_256, 128),
+    "meta-llama/Llama-3.2-1B-Instruct": ModelDimensions(16, 2048, 8192, 32, 8, 128_256, 64, tied=True),
+    "ibm/merlinite-7b": ModelDimensions(32, 4096, 14336, 32, 8, 32_008, 128),
+    "EleutherAI/pythia-2.8b": ModelDimensions(32, 2560, 10_240, 32, 32, 50_304, 80, fused=True),
+    "smollm2-135m-instruct": ModelDimensions(30, 576, 1536, 9, 3, 49_152, 64, tied=True),
 }
+"""Models that can be estimated without their config.json."""
 
 
-def read_shape(config: Config) -> Shape:
-    """The model's sizes: a folder's, or those of a hub id that is known or in the hub's cache. Raises UserError."""
+def read_dimensions(config: Config) -> ModelDimensions:
+    """The model's dimensions, from a folder, the table above, or the hub's cache. Raises UserError if unknown."""
     name = config.model_name_or_path
     path = Path(name) / "config.json"
     if not path.is_file():
         if name in KNOWN:
             return KNOWN[name]
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            cached = try_to_load_from_cache(name, "config.json", revision=config.model_revision)
-        except HFValidationError:
-            cached = None
-        if not isinstance(cached, str):
-            raise UserError(
-                f"env: the sizes of {name} are not known here; `hf download {name} config.json` fetches them"
-            )
-        path = Path(cached)
+        path = _cached_config(name, config.model_revision)
     try:
-        return _shape_of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"env: {path} does not tell the sizes of a decoder ({error!r})") from None
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"env: {path} does not state the dimensions of a decoder ({error!r})") from None
 
 
-def _shape_of(told: Mapping[str, Any]) -> Shape:
-    told = told.get("text_config") or told
-    heads = int(told["num_attention_heads"])
-    return Shape(
-        layers=int(told["num_hidden_layers"]),
-        hidden=int(told["hidden_size"]),
-        inner=int(told["intermediate_size"]),
+def _cached_config(name: str, revision: str | None) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        cached = None
+    if not isinstance(cached, str):
+        raise UserError(f"env: the dimensions of {name} are unknown; fetch them with `hf download {name} config.json`")
+    return Path(cached)
+
+
+def _parse(values: Mapping[str, Any]) -> ModelDimensions:
+    values = values.get("text_config") or values
+    heads = int(values["num_attention_heads"])
+    return ModelDimensions(
+        layers=int(values["num_hidden_layers"]),
+        hidden=int(values["hidden_size"]),
+        intermediate=int(values["intermediate_size"]),
         heads=heads,
-        kv_heads=int(told.get("num_key_value_heads") or heads),
-        vocabulary=int(told["vocab_size"]),
-        head_size=int(told.get("head_dim") or told["hidden_size"] // heads),
-        tied=bool(told.get("tie_word_embeddings", False)),
-        fused=told.get("model_type") == "gpt_neox",
+        kv_heads=int(values.get("num_key_value_heads") or heads),
+        vocabulary=int(values["vocab_size"]),
+        head_size=int(values.get("head_dim") or values["hidden_size"] // heads),
+        tied=bool(values.get("tie_word_embeddings", False)),
+        fused=values.get("model_type") == "gpt_neox",
     )

@@ -1,80 +1,82 @@
-"""How much a model computes: operations of a pass over a token, and the passes that a ranking makes.
+"""FLOPs of forward and backward passes, of ranking, and of tuning.
 
-A product with a matrix of W weights takes 2 W operations a token: a multiplication and an addition each.
+A product with a matrix of W weights takes 2 W FLOPs per token: one multiplication and one addition per weight.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from sealtune.cli.dimensions import Shape
+from sealtune.cli.dimensions import ModelDimensions
 from sealtune.core.config import Config, LoraBlock
 from sealtune.ranking.job import Amounts, Cost
 from sealtune.ranking.methods import load_ranker
 
-ANSWERS = 0.6
-"""Share of the tokens that are learned, and so need logits: that of the rows of docs/performance.md."""
+RESPONSE_SHARE = 0.6
+"""Assumed share of response tokens, which need logits; measured on the rows of docs/performance.md."""
 
 
-class Passes(NamedTuple):
-    """Operations of a forward and of a backward pass over one token."""
+class TokenFlops(NamedTuple):
+    """FLOPs per token of a forward and of a backward pass."""
 
     forward: float
     backward: float
 
 
-def trained(shape: Shape, block: LoraBlock) -> int:
-    """Weights that learn: all, or layers x r x (inputs + outputs) of each matrix with an adapter."""
+def trainable_parameters(model: ModelDimensions, block: LoraBlock) -> int:
+    """All weights, or with LoRA layers x r x (inputs + outputs) of each adapted matrix."""
     if not block.use_peft:
-        return shape.parameters
-    each = (sum(shape.modules.get(name, (shape.hidden,) * 2)) for name in adapted(shape, block))
-    return shape.layers * block.lora_r * sum(each)
+        return model.parameters
+    sizes = (sum(model.modules.get(name, (model.hidden,) * 2)) for name in adapted_modules(model, block))
+    return model.layers * block.lora_r * sum(sizes)
 
 
-def adapted(shape: Shape, block: LoraBlock) -> list[str]:
+def adapted_modules(model: ModelDimensions, block: LoraBlock) -> list[str]:
     """The matrices of a layer that have an adapter."""
-    return list(shape.modules) if block.lora_target_modules == "all-linear" else block.lora_target_modules
+    return list(model.modules) if block.lora_target_modules == "all-linear" else block.lora_target_modules
 
 
-def passes(shape: Shape, block: LoraBlock, length: float, answers: float = ANSWERS) -> Passes:
-    """Operations a token of rows ``length`` tokens long, of which the share ``answers`` is learned.
+def token_flops(
+    model: ModelDimensions, block: LoraBlock, length: float, response_share: float = RESPONSE_SHARE
+) -> TokenFlops:
+    """FLOPs per token in rows of ``length`` tokens, of which ``response_share`` are response tokens.
 
-    Forward 2 a weight. Backward 2 to the activations, and 2 more to weights that learn: so 4 in all for a frozen
-    weight, 6 for a trained one. The input embedding is no product. Attention, 4 operations a position and query
-    channel, has no weights: twice as much backward. The output layer counts at learned positions; trained, its forward
-    pass is made twice (``losses``).
+    Forward: 2 per weight. Backward: 2 per weight for the activations, and 2 more per trained weight; so 4 in total for
+    a frozen weight and 6 for a trained one. The input embedding is a lookup. Attention takes 4 per position and query
+    channel, twice as much backward. The output layer only counts at response tokens; if it is trained, its forward
+    pass is computed twice (``models/losses.py``).
     """
-    adapters = trained(shape, block) if block.use_peft else 0
-    attention = 4.0 * length * shape.layers * shape.heads * shape.head_size
-    head = answers * shape.vocabulary * shape.hidden
-    forward = 2.0 * (shape.linear + adapters) + attention + 2 * head
+    adapters = trainable_parameters(model, block) if block.use_peft else 0
+    attention = 4.0 * length * model.layers * model.heads * model.head_size
+    head = response_share * model.vocabulary * model.hidden
+    forward = 2.0 * (model.linear + adapters) + attention + 2 * head
     if block.use_peft:
-        backward = 2 * shape.linear + 4 * adapters + 2 * attention + 2 * head
+        backward = 2 * model.linear + 4 * adapters + 2 * attention + 2 * head
     else:
-        backward = 4 * shape.linear + 2 * attention + 6 * head
-    again = 2 * (_made_again(shape) + adapters) + attention if block.gradient_checkpointing else 0
-    return Passes(forward, backward + again)
+        backward = 4 * model.linear + 2 * attention + 6 * head
+    recomputed = 2 * (_recomputed_weights(model) + adapters) + attention if block.gradient_checkpointing else 0
+    return TokenFlops(forward, backward + recomputed)
 
 
-def _made_again(shape: Shape) -> int:
-    """Weights of a layer's second forward pass under checkpointing: of its last matrix only the input is needed."""
-    *_, (inputs, outputs) = shape.modules.values()
-    return shape.linear - shape.layers * inputs * outputs
+def _recomputed_weights(model: ModelDimensions) -> int:
+    """Weights in the second forward pass of gradient checkpointing; the last matrix of a layer is skipped."""
+    *_, (inputs, outputs) = model.modules.values()
+    return model.linear - model.layers * inputs * outputs
 
 
-def rank_operations(shape: Shape, config: Config, amounts: Amounts) -> float:
-    """Operations of a whole ranking by a model of this shape."""
-    cost, per_token = rank_cost(config, amounts), passes(shape, config.rank, amounts.tokens)
+def rank_flops(model: ModelDimensions, config: Config, amounts: Amounts) -> float:
+    """FLOPs of a complete ranking with this model."""
+    cost, per_token = rank_cost(config, amounts), token_flops(model, config.rank, amounts.tokens)
     return amounts.tokens * (cost.forward * per_token.forward + cost.backward * per_token.backward)
 
 
 def rank_cost(config: Config, amounts: Amounts) -> Cost:
-    """What the ranker of the config states that it takes."""
+    """The cost that the config's ranker states."""
     return load_ranker(config.rank.method).cost(config.rank, amounts)
 
 
-def tune_operations(shape: Shape, config: Config, amounts: Amounts) -> float:
-    """Operations of tuning on the rows kept, with logits at all positions."""
+def tune_flops(model: ModelDimensions, config: Config, amounts: Amounts) -> float:
+    """FLOPs of tuning on the kept rows, with logits at all positions."""
     ratio = config.select.keep_ratio if isinstance(config.select.keep_ratio, float | int) else 1.0
-    kept = ratio * amounts.rows * amounts.tokens * config.tune.num_train_epochs
-    return kept * sum(passes(shape, config.tune, amounts.tokens, answers=1.0))
+    tokens = ratio * amounts.rows * amounts.tokens * config.tune.num_train_epochs
+    return tokens * sum(token_flops(model, config.tune, amounts.tokens, response_share=1.0))

@@ -1,4 +1,4 @@
-"""``--accelerate_config``: the same command again, as the processes that accelerate's launcher starts."""
+"""``--accelerate_config``: run the same command in the processes that accelerate's launcher starts."""
 
 from __future__ import annotations
 
@@ -9,58 +9,59 @@ from pathlib import Path
 
 from sealtune.core.errors import UserError, did_you_mean
 
-FOLDER = Path(__file__).parent / "accelerate_configs"
-MARK = "SEALTUNE_LAUNCHED"
-"""Set in the environment of what was launched, or it would launch itself again."""
+CONFIG_FOLDER = Path(__file__).parent / "accelerate_configs"
+LAUNCHED = "SEALTUNE_LAUNCHED"
+"""Environment variable of launched processes, which must not launch again."""
 
 
-def names() -> list[str]:
-    """The configurations that come with sealtune."""
-    return sorted(["multi_cpu", *(path.stem for path in FOLDER.glob("*.yaml"))])
+def config_names() -> list[str]:
+    """The names of the launcher configs that come with sealtune."""
+    return sorted(["multi_cpu", *(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))])
 
 
-def launch(configuration: str, processes: int | None, words: Sequence[str]) -> None:
-    """Become the launcher of ``sealtune WORDS``; nothing happens in a process that it has started.
+def launch(config: str, num_processes: int | None, arguments: Sequence[str]) -> None:
+    """Replace this process by the launcher of ``sealtune ARGUMENTS``; return at once in a launched process.
 
     Raises:
-        UserError: ``configuration`` is neither one of ours nor a file, there is no GPU for it, or another launcher is
-            at work.
+        UserError: ``config`` is neither a known name nor a file, it needs a GPU and there is none, or another launcher
+            is running.
     """
-    if MARK in os.environ:
+    if LAUNCHED in os.environ:
         return
     if "WORLD_SIZE" in os.environ:
-        raise UserError("--accelerate_config: a launcher is at work already; leave one of the two out")
-    os.environ[MARK] = "1"
+        raise UserError("--accelerate_config: another launcher is running already; use only one of the two")
+    os.environ[LAUNCHED] = "1"
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", *_launcher(configuration, processes), "-m", "sealtune", *words])
+    launcher = _launcher_command(config, num_processes)
+    os.execv(sys.executable, [sys.executable, "-m", *launcher, "-m", "sealtune", *arguments])
 
 
-def _launcher(configuration: str, processes: int | None) -> list[str]:
-    """accelerate's, but for processes on CPUs: it starts those by MPI alone, torch needs nothing installed."""
-    if configuration == "multi_cpu":
+def _launcher_command(config: str, num_processes: int | None) -> list[str]:
+    """Accelerate's launcher, except for CPU processes: there it needs MPI, torchrun needs nothing."""
+    if config == "multi_cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-        return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes or 2)]
-    file = locate(configuration)
-    if processes is None and configuration in names():
-        processes = 1 if configuration == "single_gpu" else _accelerators(configuration)
-    number = [] if processes is None else ["--num_processes", str(processes)]
-    return ["accelerate.commands.launch", "--config_file", str(file), *number]
+        return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes or 2)]
+    path = find_config(config)
+    if num_processes is None and config in config_names():
+        num_processes = 1 if config == "single_gpu" else _count_gpus(config)
+    number = [] if num_processes is None else ["--num_processes", str(num_processes)]
+    return ["accelerate.commands.launch", "--config_file", str(path), *number]
 
 
-def locate(configuration: str) -> Path:
-    """The file of a configuration of ours, or the file that is named. Raises UserError where there is neither."""
-    if configuration in names():
-        return FOLDER / f"{configuration}.yaml"
-    if Path(configuration).is_file():
-        return Path(configuration).resolve()
-    hint = did_you_mean(configuration, names())
-    raise UserError(f"--accelerate_config: no file {configuration}; {hint} there are {', '.join(names())}")
+def find_config(config: str) -> Path:
+    """The file of a named launcher config, or the file at this path. Raises UserError if there is none."""
+    if config in config_names():
+        return CONFIG_FOLDER / f"{config}.yaml"
+    if Path(config).is_file():
+        return Path(config).resolve()
+    hint = did_you_mean(config, config_names())
+    raise UserError(f"--accelerate_config: no file {config}; {hint} known: {', '.join(config_names())}")
 
 
-def _accelerators(configuration: str) -> int:
+def _count_gpus(config: str) -> int:
     import torch
 
-    there = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    if not there:
-        raise UserError(f"--accelerate_config {configuration}: this machine shows no GPU; multi_cpu needs none")
-    return there
+    count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if not count:
+        raise UserError(f"--accelerate_config {config}: this machine has no visible GPU; multi_cpu needs none")
+    return count

@@ -1,4 +1,7 @@
-"""The command line: thin. It finds the config, calls a stage, and turns errors into one line and an exit code."""
+"""The commands: each reads the config, runs its stages, and turns errors into one line and an exit code.
+
+Torch and transformers take seconds to import, so the commands import what they need themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sealtune.cli import options
 from sealtune.cli.arguments import load_config
-from sealtune.cli.errors import no_teardown, one_line_errors
+from sealtune.cli.errors import exit_without_teardown, one_line_errors
 from sealtune.cli.progress import show_bars, show_log
 from sealtune.core import distributed
+from sealtune.core.errors import UserError
+from sealtune.core.sanitize import escape_unprintable
 
 if TYPE_CHECKING:
     from sealtune.core.config import Config
@@ -24,105 +30,117 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="sealtune",
     help="Keep aligned language models safe while they are fine-tuned: rank the rows, keep the best, prove it.",
-    epilog="A later stage needs only the run's folder: sealtune select --out runs/x --keep 0.9",
+    epilog="Later stages need only the folder of the run: sealtune select --out runs/x --keep 0.9",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Words = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False)]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file, as an option.")]
-Model = Annotated[str | None, typer.Option("--model", help="model_name_or_path: hub id, folder, GGUF file.")]
-Data = Annotated[list[str] | None, typer.Option("--data", help="Rows to rank; may be given several times.")]
-Safe = Annotated[list[str] | None, typer.Option("--safe", help="Rows that show safe behaviour; likewise.")]
-Out = Annotated[str | None, typer.Option("--out", help="output_dir: the run's folder.")]
-Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: share of the rows to keep.")]
-Accelerate = Annotated[
-    str | None,
-    typer.Option(
-        "--accelerate_config",
-        help="Share the work among processes: single_gpu, multi_gpu, multi_cpu, fsdp2, zero2, zero3, or a file.",
-    ),
-]
-Processes = Annotated[int | None, typer.Option("--num_processes", min=1, help="How many processes, if not one a GPU.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it again though nothing changed.")]
-
-HELP = {
-    "rank": "Score every row: low scores are rows that a model which stays safe cannot fit.",
-    "select": "Split the rows into kept and dropped by their scores.",
-    "tune": "Fine-tune on the rows kept.",
-    "evaluate": "Ask the base and the tuned model the same prompts and judge the answers.",
+STAGES = {
+    "rank": "Score every row; the model cannot fit low-scoring rows and stay safe.",
+    "select": "Split the rows by score into kept and dropped rows.",
+    "tune": "Fine-tune on the kept rows.",
+    "evaluate": "Answer the same prompts with the base and the tuned model, and judge the answers.",
     "report": "Write results.json and report.html.",
+}
+"""The stages in order, with their help texts."""
+OUTPUTS = {
+    "rank": "rank/scores.parquet",
+    "select": "select/kept.jsonl",
+    "tune": "tune",
+    "evaluate": "evaluate/results.json",
+    "report": "report.html",
 }
 
 
 def main() -> None:
-    """Entry point of the command."""
-    # Libraries below us speak in warnings and bars of their own; ours tell what a user needs.
+    """Entry point of the command line."""
+    _silence_libraries()
+    show_log()
+    show_bars()
+    with exit_without_teardown():
+        app()
+
+
+def _silence_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    show_log()
-    show_bars()
-    with no_teardown():
-        app()
 
 
 def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
-    """A command that does these stages in turn."""
+    """Add a command that runs these stages in order."""
 
     @app.command(name, help=text)
     def command(
-        words: Words = None,
-        config: ConfigFile = None,
-        model: Model = None,
-        data: Data = None,
-        safe: Safe = None,
-        out: Out = None,
-        keep: Keep = None,
-        force: Force = False,
-        accelerate_config: Accelerate = None,
-        num_processes: Processes = None,
+        words: options.Words = None,
+        config: options.ConfigFile = None,
+        model: options.Model = None,
+        data: options.Data = None,
+        safe: options.Safe = None,
+        out: options.Out = None,
+        keep: options.Keep = None,
+        force: options.Force = False,
+        accelerate_config: options.Accelerate = None,
+        num_processes: options.Processes = None,
     ) -> None:
         with one_line_errors():
-            if accelerate_config:
-                from sealtune.cli.launch import launch
-
-                launch(accelerate_config, num_processes, sys.argv[1:])
-            elif num_processes:
-                from sealtune.core.errors import UserError
-
-                raise UserError("--num_processes: only with --accelerate_config; alone it starts nothing")
-            from sealtune.pipeline.runner import check_run, run_stage
-
-            asks = "evaluate" in stages
-            run = _open(words, config, asks=asks, model=model, data=data, safe=safe, out=out, keep=keep)
-            if len(stages) > 1:
-                with distributed.main_process_first():  # it leaves the rows to the others
-                    check_run(run)
-            for stage in stages:
-                run_stage(run, stage, force=force)
-            _finish(run, stages[-1])
+            _launch(accelerate_config, num_processes)
+            calls_judges = "evaluate" in stages
+            run = _open(words, config, calls_judges=calls_judges, model=model, data=data, safe=safe, out=out, keep=keep)
+            _run_stages(run, stages, force=force)
 
 
-for _name, _text in HELP.items():
+for _name, _text in STAGES.items():
     _add_command(_name, _text, [_name])
-_add_command("run", "All five stages in turn; one whose inputs did not change is skipped.", list(HELP))
+_add_command("run", "Run all five stages; a stage whose inputs did not change is skipped.", list(STAGES))
+
+
+def _launch(accelerate_config: str | None, num_processes: int | None) -> None:
+    if accelerate_config:
+        from sealtune.cli.launch import launch
+
+        launch(accelerate_config, num_processes, sys.argv[1:])
+    elif num_processes:
+        raise UserError("--num_processes: has no effect without --accelerate_config")
+
+
+def _run_stages(run: Run, stages: Sequence[str], *, force: bool) -> None:
+    from sealtune.pipeline.runner import check_run, run_stage
+
+    if len(stages) > 1:
+        with distributed.main_process_first():  # it caches the rows for the others
+            check_run(run)
+    for stage in stages:
+        run_stage(run, stage, force=force)
+    if distributed.is_main_process():
+        _print_output(run, stages[-1])
+
+
+def _print_output(run: Run, stage: str) -> None:
+    """Print where the stage's output is, and after a report the table of results."""
+    if stage == "report":
+        from rich.console import Console
+
+        from sealtune.report.summary import short_table
+
+        Console().print(short_table(run.folder.read_json("results.json")))
+    _print(run.folder.path(OUTPUTS[stage]))
 
 
 @app.command()
 def inspect(
-    words: Words = None,
-    config: ConfigFile = None,
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    rows: Annotated[int, typer.Option("--rows", min=0, help="How many rows to show.")] = 3,
+    words: options.Words = None,
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    out: options.Out = None,
+    rows: options.Rows = 3,
 ) -> None:
-    """Show rows as they will be trained on: tokens, what is learned in colour, lengths, drops."""
+    """Show rows as the model is trained on them: text with the loss mask in colour, lengths, dropped rows."""
     with one_line_errors():
         run = _open(words, config, model=model, data=data, out=out)
         from rich.console import Console
@@ -130,7 +148,7 @@ def inspect(
         from sealtune.cli.inspect import show
         from sealtune.pipeline.inputs import RunInputs
 
-        inputs = RunInputs(run.config)  # without a cache: inspection leaves no files
+        inputs = RunInputs(run.config)  # without a cache: inspecting writes no files
         candidates = inputs.load_candidates()
         show(
             candidates.rows.samples,
@@ -145,47 +163,45 @@ def inspect(
 
 @app.command()
 def compare(
-    words: Words = None,
-    config: ConfigFile = None,
-    model: Model = None,
-    data: Data = None,
-    safe: Safe = None,
-    out: Out = None,
-    keep: Keep = None,
+    words: options.Words = None,
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    safe: options.Safe = None,
+    out: options.Out = None,
+    keep: options.Keep = None,
 ) -> None:
-    """Select, tune and evaluate by several methods, and show them in one table."""
+    """Select, tune and evaluate with several methods, and compare them in one table."""
     with one_line_errors():
-        run = _open(words, config, asks=True, model=model, data=data, safe=safe, out=out, keep=keep)
+        run = _open(words, config, calls_judges=True, model=model, data=data, safe=safe, out=out, keep=keep)
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from sealtune.core.sanitize import escape_unprintable
         from sealtune.pipeline.compare import compare as compare_methods
 
         compare_methods(run.config)
         table = run.folder.path("compare.md").read_text(encoding="utf-8")
         Console().print(Markdown(escape_unprintable(table, keep="\n"), hyperlinks=False))
-        _tell(run.folder.path("compare.html"))
+        _print(run.folder.path("compare.html"))
 
 
 @app.command()
 def score(
-    words: Words = None,
-    config: ConfigFile = None,
-    data: Data = None,
-    out: Out = None,
+    words: options.Words = None,
+    config: options.ConfigFile = None,
+    data: options.Data = None,
+    out: options.Out = None,
 ) -> None:
-    """Score rows that were not ranked, with the ranker that a run has saved: --out RUN --data NEW.jsonl."""
+    """Score new rows with the ranker that a run has saved: --out RUN --data NEW.jsonl."""
     with one_line_errors():
         run = _open(words, config, out=out)
         from sealtune.core.config import DatasetConfig
-        from sealtune.core.errors import UserError
         from sealtune.pipeline.score import score as score_rows
 
         if not data:
-            raise UserError("score: no rows given; name them with --data FILE")
+            raise UserError("score: no rows; name them with --data FILE")
         score_rows(run, [DatasetConfig(path=path) for path in data])
-        _tell(run.folder.path("score/rows.jsonl"))
+        _print(run.folder.path("score/rows.jsonl"))
 
 
 @app.command()
@@ -200,15 +216,15 @@ def schema() -> None:
 
 @app.command()
 def env(
-    words: Words = None,
-    config: ConfigFile = None,
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Candidates, if not there yet.")] = None,
-    gpu: Annotated[str, typer.Option("--gpu", help="A100, H100 or H200.")] = "H100",
+    words: options.Words = None,
+    config: options.ConfigFile = None,
+    rows: options.Candidates = None,
+    gpu: options.GpuName = "H100",
 ) -> None:
-    """Print versions and hardware, for bug reports; of a config, what it needs: GPU memory, disk, hours."""
+    """Print versions and hardware for bug reports; with a config, estimate its GPU memory, disk space and hours."""
     with one_line_errors():
         if words or config:
-            _print_needs(load_config(words or [], config), rows, gpu)
+            _print_estimate(load_config(words or [], config), rows, gpu)
             return
     from sealtune.core.files import cache_folder
     from sealtune.pipeline.environment import git_revision, machine, versions
@@ -218,47 +234,24 @@ def env(
         typer.echo(f"{name:18} {value}")
 
 
-def _print_needs(config: Config, rows: int | None, gpu: str) -> None:
-    """What a config needs: GPU memory, disk and hours."""
+def _print_estimate(config: Config, rows: int | None, gpu: str) -> None:
     from sealtune.cli.estimate import GPUS, estimate
-    from sealtune.core.errors import UserError
 
     if gpu not in GPUS:
-        raise UserError(f"env: no figures for --gpu {gpu}; known: {', '.join(GPUS)}")
+        raise UserError(f"env: unknown --gpu {gpu}; known: {', '.join(GPUS)}")
     for line in estimate(config, rows, GPUS[gpu]).lines():
-        _tell(line)
+        _print(line)
 
 
 def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
+    loaded = load_config(words or [], config, **flags)
     from sealtune.pipeline.run import Run
 
-    return Run(load_config(words or [], config, **flags))
+    return Run(loaded)
 
 
-def _finish(run: Run, name: str) -> None:
-    """Say where the outcome lies, and after a report the short table."""
-    if not distributed.is_main_process():
-        return
-    shown = {
-        "rank": "rank/scores.parquet",
-        "select": "select/kept.jsonl",
-        "tune": "tune",
-        "evaluate": "evaluate/results.json",
-        "report": "report.html",
-    }
-    if name == "report":
-        from rich.console import Console
-
-        from sealtune.report.summary import short_table
-
-        Console().print(short_table(run.folder.read_json("results.json")))
-    _tell(run.folder.path(shown[name]))
-
-
-def _tell(text: object) -> None:
-    """One line to the standard output."""
-    from sealtune.core.sanitize import escape_unprintable
-
+def _print(text: object) -> None:
+    """Print one line to stdout."""
     typer.echo(escape_unprintable(str(text)))
 
 

@@ -252,7 +252,7 @@ class EvaluateConfig(Block):
     base: bool = Field(True, description="also evaluate the base model")
     endpoints: dict[str, JudgeConfig] = Field(
         default_factory=dict,
-        description="served models by name (base or tuned), each with the keys of a judge (base_url, model, ...); their "
+        description="served models by name (base or tuned), with the keys of a judge (base_url, model, ...); their "
         "losses and tasks are skipped",
     )
     tasks: list[str] = Field(

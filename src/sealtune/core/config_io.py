@@ -28,7 +28,7 @@ SECRET_KEYS = ("base_url", "api_key_env")
 """Keys whose invalid values are not quoted, because users put secrets there by mistake."""
 
 
-class YamlError(Exception):
+class InvalidYamlError(Exception):
     """Why a text is not a valid config; ``line`` counts from 1, 0 if unknown."""
 
     def __init__(self, problem: str, line: int = 0) -> None:
@@ -37,9 +37,9 @@ class YamlError(Exception):
 
 
 def parse(text: str) -> Any:
-    """The value of a YAML text. Raises YamlError."""
+    """The value of a YAML text. Raises InvalidYamlError."""
     if len(text) > MAX_CHARACTERS:
-        raise YamlError(f"more than {MAX_CHARACTERS:,} characters")
+        raise InvalidYamlError(f"more than {MAX_CHARACTERS:,} characters")
     try:
         loader = _ShallowLoader(text)
         node = loader.get_single_node()
@@ -49,10 +49,10 @@ def parse(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise YamlError(getattr(error, "problem", None) or str(error), mark.line + 1 if mark else 0) from None
+        raise InvalidYamlError(getattr(error, "problem", None) or str(error), mark.line + 1 if mark else 0) from None
     except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         # A number of more than 4300 digits, an impossible date, a tag that does not fit its value.
-        raise YamlError(f"a value that cannot be read ({error})") from None
+        raise InvalidYamlError(f"a value that cannot be read ({error})") from None
 
 
 class _ShallowLoader(yaml.SafeLoader):
@@ -61,17 +61,17 @@ class _ShallowLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node and its children. Raises YamlError."""
+        """Compose a node and its children. Raises InvalidYamlError."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise YamlError("nested too deeply", self.line + 1)
+            raise InvalidYamlError("nested too deeply", self.line + 1)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
 def _count_values(node: Any, counts: dict[int, int]) -> int:
-    """The number of values below a node, aliases expanded; ``counts`` caches it. Raises YamlError beyond the limit."""
+    """The number of values below a node, aliases expanded. Raises InvalidYamlError beyond the limit."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in counts:
@@ -79,7 +79,7 @@ def _count_values(node: Any, counts: dict[int, int]) -> int:
         children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
         counts[id(node)] = 1 + sum(_count_values(child, counts) for child in children)
     if counts[id(node)] > MAX_VALUES:
-        raise YamlError("aliases that grow without end", node.start_mark.line + 1)
+        raise InvalidYamlError("aliases that grow without end", node.start_mark.line + 1)
     return counts[id(node)]
 
 
@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, ValueError) as error:  # not UTF-8, or a NUL in the name
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    except YamlError as error:
+    except InvalidYamlError as error:
         line = f", line {error.line}" if error.line else ""
         raise UserError(f"{path}{line}: not valid YAML: {error}") from None
     if content is None:
@@ -114,7 +114,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
                 raise UserError(f"{override}: {key} is not a block of keys")
         try:
             node[last] = parse(text)
-        except YamlError as error:
+        except InvalidYamlError as error:
             raise UserError(f"{override}: the value is not valid YAML: {error}") from None
     return values
 

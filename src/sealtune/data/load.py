@@ -1,8 +1,9 @@
-"""The door: every row gets its id here, before any filter, and its conversation, or the reason why it has none."""
+"""Loading: every row gets an id before any filter, and its conversation, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,151 +14,112 @@ from sealtune.core.errors import UserError
 from sealtune.core.json_rows import to_json_line
 from sealtune.core.types import Drop, Message
 from sealtune.data import formats
+from sealtune.data.arrow_files import LocatedRow
 from sealtune.data.formats import Reader, UnusableRow
 from sealtune.data.ids import hash_text
 from sealtune.data.row_store import Entry, Rows, RowWriter
-from sealtune.data.text_files import PlacedRow, read_rows
+from sealtune.data.text_files import read_rows
 
-Tell = Callable[[int, int | None], None]
-"""Called now and then with the number of rows that were read, and of all; None while they are counted."""
-TELL_EVERY = 10_000
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[int], None]
+"""Called every ``REPORT_EVERY`` rows with the number of rows read."""
+REPORT_EVERY = 10_000
 
 
-def load(configs: Sequence[DatasetConfig], folder: Path | None = None, tell: Tell = lambda rows, total: None) -> Rows:
-    """The rows of these data sets, each under an id that no other row of the call has; kept in ``folder`` if given.
+def load(
+    configs: Sequence[DatasetConfig], folder: Path | None = None, on_progress: OnProgress = lambda rows: None
+) -> Rows:
+    """The rows of these datasets, with ids that are unique over all of them; stored in ``folder`` if given.
 
     Raises:
-        UserError: a source that cannot be read, a missing column, an unknown format, or no usable row.
+        UserError: a source cannot be read, a column is missing, the format is unknown, or no row is usable.
     """
-    # All are gone through twice, since any row may show a column that decides how every row is read.
-    surveys = [_survey(config, tell) for config in configs]
-    writer, total = RowWriter(folder), sum(count for _, count in surveys)
-    for config, (reader, _) in zip(configs, surveys, strict=True):
-        writer.begin(config.fraction)
-        for entry in _read(config, reader):
-            writer.add(entry)
-            if len(writer) % TELL_EVERY == 0:
-                tell(len(writer), total)
-    rows = writer.finish()
+    sources = [_Source(config) for config in configs]
+    try:
+        rows = _store(sources, RowWriter(folder), on_progress)
+    except _FormatChanged as changed:
+        # The format depends on all columns. Once every source has been read to its end, they are known.
+        logger.info("%s; all datasets are read again", changed)
+        for source in sources:
+            source.scan()
+        rows = _store(sources, RowWriter(folder), on_progress)
     if not rows.samples:
-        raise UserError(_nothing_left(configs, rows.drops))
+        raise UserError(_no_usable_row(configs, rows.drops))
     return rows
 
 
 def no_rows() -> Rows:
-    """What comes through the door where there is no data set."""
+    """The rows of no dataset."""
     return RowWriter().finish()
 
 
-def _survey(config: DatasetConfig, tell: Tell) -> tuple[Reader, int]:
-    """The reader of a data set's rows, and how many there are."""
-    columns: set[str] = set()
-    count = 0
-    for _, row in _placed_rows(config):
-        columns.update(row)
-        count += 1
-        if count % TELL_EVERY == 0:
-            tell(count, None)
-    return _choose_reader(config, columns), count
+def _store(sources: Sequence[_Source], writer: RowWriter, on_progress: OnProgress) -> Rows:
+    with writer:
+        for source in sources:
+            writer.begin(source.config.fraction)
+            for entry in source.read():
+                writer.add(entry)
+                if len(writer) % REPORT_EVERY == 0:
+                    on_progress(len(writer))
+        return writer.finish()
 
 
-def _read(config: DatasetConfig, reader: Reader) -> Iterator[Entry]:
-    view = _renaming(config.columns)
-    fallback = _printable(config.name or Path(config.path).stem)
-    for where, row in _placed_rows(config):
-        try:
-            yield _entry(row, view(row), reader, fallback)
-        except RecursionError:
-            raise UserError(f"{where}: nested too deeply; leave the row out") from None
+class _FormatChanged(Exception):  # noqa: N818 - it restarts the load
+    """Columns of a late row change the format of a dataset."""
 
 
-def _placed_rows(config: DatasetConfig) -> Iterator[PlacedRow]:
-    if config.rows is None:
-        return read_rows(config)
-    return ((f"{config.path}, row {number}", row) for number, row in enumerate(config.rows, 1))
+class _Source:
+    """A dataset, and the columns of its rows seen so far."""
 
+    def __init__(self, config: DatasetConfig) -> None:
+        self.config = config
+        self.columns: set[str] = set()
+        self.is_complete = False
+        """Whether ``columns`` are those of all rows."""
+        self._rename = _renamer(config.columns)
+        self._name = _to_valid_utf8(config.name or Path(config.path).stem)
 
-def _renaming(columns: Mapping[str, str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """A function that shows a row under the format's own names; a renamed column is not shown under its old one."""
-    hidden = set(columns.values()) | set(columns)
+    def read(self) -> Iterator[Entry]:
+        """The rows as entries.
 
-    def view(row: Mapping[str, Any]) -> dict[str, Any]:
-        rest = {column: value for column, value in row.items() if column not in hidden}
-        return rest | {name: row[column] for name, column in columns.items() if column in row}
+        Raises:
+            UserError: as in ``load``.
+            _FormatChanged: a row has columns that change the format.
+        """
+        reader = self._find_reader()
+        is_first = True
+        for where, row in self._located_rows():
+            if not row.keys() <= self.columns:
+                self.columns.update(row)
+                before, reader = reader, self._find_reader()
+                if reader is None or not (is_first or reader is before):
+                    raise _FormatChanged(f"{where}: new columns change the row format")
+            is_first = False
+            yield self._to_entry(where, row, reader)
+        self._complete()
 
-    return view
+    def scan(self) -> None:
+        """Collect the columns of all rows. Raises UserError."""
+        if not self.is_complete:
+            for _, row in self._located_rows():
+                self.columns.update(row)
+            self._complete()
 
+    def _complete(self) -> None:
+        self.is_complete = True
+        _choose_reader(self.config, self.columns)
 
-def _choose_reader(config: DatasetConfig, found: set[str]) -> Reader:
-    """The reader of the format that is named, or that the columns show. Raises UserError."""
-    _demand(config.path, config.columns.values(), found)
-    shown = set(_renaming(config.columns)(dict.fromkeys(found)))
-    if config.format is not None:
-        reader = formats.get(config.format)
-        _demand(config.path, reader.COLUMNS, shown)
-        return reader
-    try:
-        return formats.get(formats.detect(shown))
-    except UserError as error:
-        raise UserError(f"{config.path}: {error}") from None
+    def _find_reader(self) -> Reader | None:
+        """The reader for the columns seen so far; None if they do not decide it."""
+        if self.is_complete:
+            return _choose_reader(self.config, self.columns)
+        if self.config.format is not None:
+            return formats.get(self.config.format)
+        names = formats.matching(self._rename(dict.fromkeys(self.columns)))
+        return formats.get(names[0]) if len(names) == 1 else None
 
-
-def _demand(path: str, wanted: Iterable[str], found: set[str]) -> None:
-    for column in sorted(set(wanted) - found):
-        raise UserError(
-            f"{path}: no column {column!r} (columns found: {', '.join(sorted(found))}); "
-            "`columns` maps the format's name to the file's, as in {prompt: question}"
-        )
-
-
-def _entry(row: Mapping[str, Any], view: Mapping[str, Any], reader: Reader, source: str) -> Entry:
-    found = _converse(reader, view)
-    unusable = isinstance(found, UnusableRow)
-    content = _canonical(row if unusable else found)
-    return Entry(
-        own=_own_id(view.get("id")),
-        content=hash_text(content),
-        source=_source(view.get("source")) or source,
-        messages=None if unusable else content,
-        fault=(found.reason, _printable(found.detail)) if isinstance(found, UnusableRow) else (None, None),
-        line=to_json_line(row),
-    )
-
-
-def _converse(reader: Reader, view: Mapping[str, Any]) -> tuple[Message, ...] | UnusableRow:
-    missing = sorted(column for column in reader.COLUMNS if column not in view)
-    if missing:
-        return UnusableRow("missing_column", f"the row has no {', '.join(missing)}")
-    try:
-        return reader.read(view)
-    except UnusableRow as fault:
-        return fault
-
-
-def _own_id(value: Any) -> str | None:
-    """The row's own id as text; None where it is missing, blank or NaN, as tables write a missing one."""
-    if not isinstance(value, str | int | float) or value != value:
-        return None
-    return _printable(str(value)) if str(value).strip() else None
-
-
-def _source(value: Any) -> str | None:
-    return _printable(value) if isinstance(value, str) and value.strip() else None
-
-
-def _printable(text: str) -> str:
-    """Text that UTF-8 can hold: JSON may carry half of a surrogate pair."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-_canonical = json.JSONEncoder(sort_keys=True, default=repr).encode
-"""A content as text, whatever the order of its keys."""
-
-
-def _nothing_left(configs: Sequence[DatasetConfig], drops: Sequence[Drop]) -> str:
-    paths = ", ".join(config.path for config in configs) or "datasets"
-    if not drops:
-        return f"{paths}: no row was taken; raise `fraction`"
-    reasons = Counter(drop.reason for drop in drops).most_common()
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons)
-    return f"{paths}: no usable row ({counts}); first: {drops[0].detail}"
+    def _located_rows(self) -> Iterator[LocatedRow]:
+        if self.config.rows is None:
+            return read_rows(self.config)
+        return ((f"{self.config.path}, row {number}", row) for number, row in enumerate(self.config.rows, 1))

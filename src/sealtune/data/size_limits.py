@@ -1,13 +1,13 @@
-"""How much a columnar file may grow when it is read: a small file that unpacks to more is not data but a bomb.
+"""Limits on how much a columnar file may grow when it is read, against decompression bombs.
 
-Parquet and Arrow pack their columns (zstd alone shrinks zeros ten-thousandfold), and dictionaries, views and runs
-repeat a value without storing it again. So what a file says of its size is checked before it is unpacked, and what came
-out is counted before rows are made of it.
+Parquet and Arrow compress their columns (zstd alone shrinks zeros ten-thousandfold), and dictionaries, views and runs
+repeat a value without storing it again. The size that a file claims is therefore checked before it is decompressed, and
+the data is counted before it becomes Python rows.
 """
 
 from __future__ import annotations
 
-import struct
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,56 +16,64 @@ import numpy as np
 
 from sealtune.core.errors import UserError
 
-FREE = 2**30
-"""Bytes that any file may grow to: every machine that trains a model has them."""
-RATIO = 100
-"""How many times its size a larger file may grow to. Text packs 3 to 10 times, with many repeated columns 50."""
+MIN_LIMIT = 2**30
+"""Bytes that any file may grow to, however small: every machine that trains a model has them."""
+MAX_RATIO = 100
+"""How many times its size a larger file may grow to. Text compresses 3 to 10 times, many repeated columns 50."""
 ROW_BYTES = 64
-"""What a row costs at the least, be all its columns empty."""
+"""The minimum cost of a row, even if all its columns are empty."""
+
+_FRAME = re.compile(rb"[\x1e\x22-\x28]\xb5\x2f\xfd|\x04\x22\x4d\x18|[\x50-\x5f]\x2a\x4d\x18")
+"""How a zstd, an LZ4 or a skippable frame begins."""
+_PREFIX_BYTES = 8
 
 
 class Allowance:
-    """What is left of what a file may grow to."""
+    """The bytes that a file may still grow by.
+
+    Args:
+        path: The file, for the error message.
+        stored: Its bytes on disk.
+    """
 
     def __init__(self, path: Path | str, stored: int) -> None:
-        """``stored``: bytes on disk."""
         self.path = path
-        self.limit = self.left = max(FREE, RATIO * stored)
+        self.limit = self.left = max(MIN_LIMIT, MAX_RATIO * stored)
 
     def require(self, claimed: int) -> None:
-        """Raise UserError where the file says that it holds more than it may grow to."""
+        """Raise UserError if the file claims to hold more bytes than the limit."""
         if claimed > self.limit:
-            raise self._too_much()
+            raise self._too_large()
 
     def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches, as long as they stay within the limit. Raises UserError."""
+        """Yield the batches while they stay within the limit. Raises UserError."""
         for batch in batches:
             self.left -= weigh(batch)
             if self.left < 0:
-                raise self._too_much()
+                raise self._too_large()
             yield batch
 
-    def _too_much(self) -> UserError:
+    def _too_large(self) -> UserError:
         return UserError(
-            f"{self.path}: grows to more than {self.limit / 2**30:,.0f} GiB when it is unpacked ({RATIO} times its "
-            "size); if it is what you expect, write it without compression, or as JSONL"
+            f"{self.path}: grows to more than {self.limit / 2**30:,.0f} GiB when it is decompressed ({MAX_RATIO} times "
+            "its size); if this is expected, write it without compression, or as JSONL"
         )
 
 
 def weigh(batch: Any) -> int:
-    """Bytes of the rows that a record batch stands for."""
+    """Bytes of the rows that a record batch represents."""
     return int(ROW_BYTES * batch.num_rows) + sum(map(_weigh, batch.columns))
 
 
 def _weigh(array: Any) -> int:
-    """Bytes of the values of an array, each as often as it occurs."""
+    """Bytes of the values of an array, with repetitions."""
     from pyarrow import types
 
     kind = array.type
     if not len(array):
         return 0
     if types.is_dictionary(kind) and _is_text(kind.value_type):
-        return _repeated(array)
+        return _decoded_bytes(array)
     if types.is_struct(kind):
         return sum(map(_weigh, array.flatten()))
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
@@ -73,15 +81,15 @@ def _weigh(array: Any) -> int:
     if types.is_map(kind):
         return int(8 * len(array) + _weigh(array.keys) + _weigh(array.items))
     if types.is_string_view(kind) or types.is_binary_view(kind):
-        views = np.frombuffer(array.buffers()[1], "<i4").reshape(-1, 4)  # the first of each four is the length
+        views = np.frombuffer(array.buffers()[1], "<i4").reshape(-1, 4)  # column 0 is the length
         return int(views[array.offset : array.offset + len(array), 0].clip(0).sum(dtype=np.int64))
-    if _is_text(kind) or _is_plain(kind):
+    if _is_text(kind) or _is_stored_once(kind):
         return int(array.nbytes)
-    return int(len(array) * array.nbytes)  # runs, views of lists, unions: rare, and any value may be repeated
+    return int(len(array) * array.nbytes)  # runs, list views, unions: rare, and any value may be repeated
 
 
-def _repeated(array: Any) -> int:
-    """Bytes of the texts of a dictionary array, each as often as it occurs."""
+def _decoded_bytes(array: Any) -> int:
+    """Bytes of the texts of a dictionary array after decoding."""
     import pyarrow.compute as pc
 
     sizes = pc.cast(pc.binary_length(array.dictionary), "int64")
@@ -95,74 +103,45 @@ def _is_text(kind: Any) -> bool:
     return bool(short or types.is_large_string(kind) or types.is_large_binary(kind))
 
 
-def _is_plain(kind: Any) -> bool:
-    """Whether every value takes its own place."""
+def _is_stored_once(kind: Any) -> bool:
+    """Whether the array stores every value separately."""
     from pyarrow import types
 
     return bool(types.is_primitive(kind) or types.is_fixed_size_binary(kind) or types.is_null(kind))
 
 
-def claimed_by_arrow(content: Any) -> int:
-    """Bytes that the compressed buffers of an Arrow file of either kind say they hold; 0 where there are none.
+def claimed_bytes(messages: Iterable[Any]) -> int:
+    """Decompressed bytes that Arrow IPC messages claim for their compressed buffers; 0 if none is compressed.
 
-    Each such buffer begins with its length before compression, which Arrow sets aside before it unpacks anything.
+    Such a buffer begins with its decompressed length, which Arrow allocates before it decompresses anything.
     """
     import pyarrow as pa
 
-    content.seek(8 if content.read(6) == b"ARROW1" else 0)
     total = 0
     try:
-        for message in pa.ipc.MessageReader.open_stream(content):
-            total += _claimed(message.metadata.to_pybytes(), message.body)
-    except (pa.ArrowException, OSError, struct.error, ValueError):
-        pass  # a broken file; whoever reads it says so
+        for message in messages:
+            total += _claimed_by_message(message.metadata, memoryview(message.body))
+    except (pa.ArrowException, OSError, ValueError):
+        pass  # a damaged file: reading it reports the error
     return total
 
 
-def _claimed(metadata: bytes, body: Any) -> int:
-    """The sum over the buffers of a message, read from its flatbuffer by hand: the library does not tell."""
-    message = _Table(metadata, *struct.unpack_from("<I", metadata))
-    batch = message.table(2)  # Message.header
-    if batch is not None and message.number(1, "B") == 2:  # a DictionaryBatch, whose data is a record batch
-        batch = batch.table(1)
-    elif message.number(1, "B") != 3:  # not a RecordBatch
-        return 0
-    if batch is None or batch.table(3) is None:  # RecordBatch.compression
-        return 0
-    spans = [span for span in batch.structs(2, "<qq") if span[1] > 8]  # RecordBatch.buffers: offset, length
-    return sum(max(0, *struct.unpack_from("<q", body, offset)) for offset, _ in spans)
+def _claimed_by_message(metadata: Any, body: memoryview) -> int:
+    """The sum over all buffers that the metadata lists; one that is listed twice is decompressed twice.
+
+    pyarrow does not expose the list, a run of (start, length) pairs of integers that begins at some multiple of four.
+    """
+    claims = []
+    for phase in range(0, 16, 4):
+        spans = np.frombuffer(metadata, "<i8", (metadata.size - phase) // 16 * 2, phase).reshape(-1, 2)
+        starts, lengths = spans[:, 0], spans[:, 1]
+        fits = (starts >= 0) & (lengths > _PREFIX_BYTES) & (lengths <= len(body)) & (starts <= len(body) - lengths)
+        claims.append(sum(_claimed_length(body, start) for start in starts[fits].tolist()))
+    return max(claims)
 
 
-class _Table:
-    """A table of a flatbuffer: fields by their number in the schema."""
-
-    def __init__(self, content: bytes, at: int) -> None:
-        self.content = content
-        self.at = at
-        self.fields = at - struct.unpack_from("<i", content, at)[0]
-
-    def _place(self, field: int) -> int | None:
-        (size,) = struct.unpack_from("<H", self.content, self.fields)
-        inside = 4 + 2 * field < size
-        offset = struct.unpack_from("<H", self.content, self.fields + 4 + 2 * field)[0] if inside else 0
-        return self.at + offset if offset else None
-
-    def number(self, field: int, form: str) -> int:
-        """A number; 0 where it is absent."""
-        place = self._place(field)
-        return 0 if place is None else int(struct.unpack_from(f"<{form}", self.content, place)[0])
-
-    def table(self, field: int) -> _Table | None:
-        """The table that a field points to."""
-        place = self._place(field)
-        return None if place is None else _Table(self.content, place + self.number(field, "I"))
-
-    def structs(self, field: int, form: str) -> Iterator[tuple[int, ...]]:
-        """The structs of a vector."""
-        place = self._place(field)
-        if place is None:
-            return
-        start = place + self.number(field, "I")
-        (count,) = struct.unpack_from("<I", self.content, start)
-        for i in range(count):
-            yield struct.unpack_from(form, self.content, start + 4 + i * struct.calcsize(form))
+def _claimed_length(body: memoryview, start: int) -> int:
+    """The length that a compressed buffer claims; 0 if no compressed buffer starts here."""
+    prefix = body[start : start + _PREFIX_BYTES]
+    frame = body[start + _PREFIX_BYTES : start + _PREFIX_BYTES + 4]
+    return max(0, int.from_bytes(prefix, "little", signed=True)) if _FRAME.match(frame) else 0

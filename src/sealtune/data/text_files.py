@@ -1,4 +1,4 @@
-"""Rows of a file, a ``save_to_disk`` folder or a hub data set, each with the place it was read from."""
+"""Rows of a file, a ``save_to_disk`` folder or a hub dataset, and the place where each row was read."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import Any
 from sealtune.core.config import DatasetConfig
 from sealtune.core.errors import UserError
 from sealtune.data import arrow_files, formats
+from sealtune.data.arrow_files import LocatedRow
 
 Row = dict[str, Any]
-PlacedRow = tuple[str, Row]
 
 COMPRESSED = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".tar", ".tgz"})
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-FIELD_LIMIT = 64 * 2**20
-DEEPEST = 100
-"""Levels of lists and objects in a row, as in Parquet. At Python's own limit, what is read may fail to be written."""
+MAX_FIELD_BYTES = 64 * 2**20
+MAX_NESTING = 100
+"""Levels of lists and objects in a row, as in Parquet. Near Python's own limit, a row that can be read may be unwritable."""
 
 
-def read_rows(config: DatasetConfig) -> Iterator[PlacedRow]:
-    """Pairs of a place such as ``candidates.jsonl, line 7`` and the row as it stands there.
+def read_rows(config: DatasetConfig) -> Iterator[LocatedRow]:
+    """Rows of a dataset.
 
     Raises:
-        UserError: a missing or unreadable source, a broken row (named by its line), or no row at all.
+        UserError: the source is missing or unreadable, a row is broken (the message names its line), or there is no row.
     """
     empty = True
     try:
-        for placed in _open(config):
+        for located in _open(config):
             empty = False
-            yield placed
+            yield located
     except OSError as error:
         raise UserError(f"{config.path}: cannot be read: {error.strerror or error}") from None
     if empty:
-        raise UserError(f"{config.path}: no rows; the file is empty, or holds only a header")
+        raise UserError(f"{config.path}: no rows; the file is empty or has only a header")
 
 
-def _open(config: DatasetConfig) -> Iterator[PlacedRow]:
+def _open(config: DatasetConfig) -> Iterator[LocatedRow]:
     path = Path(config.path)
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -48,16 +48,16 @@ def _open(config: DatasetConfig) -> Iterator[PlacedRow]:
     if path.exists() and suffix in FILE_TYPES:
         return FILE_TYPES[suffix](path)
     if path.exists() and suffix in COMPRESSED:
-        raise UserError(f"{path}: compressed files are not read; unpack it first")
+        raise UserError(f"{path}: compressed files are not read; decompress it first")
     if path.exists():
-        raise UserError(f"{path}: no known file type; known: {', '.join(FILE_TYPES)}")
+        raise UserError(f"{path}: unknown file type; known: {', '.join(FILE_TYPES)}")
     if suffix in FILE_TYPES or suffix in COMPRESSED or not HUB_ID.fullmatch(config.path):
         raise UserError(f"{path}: no such file")
     return arrow_files.read_hub(config)
 
 
-def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    with path.open("rb") as lines:  # in binary a line ends at \n alone; text may hold U+2028 and its kin
+def _read_json_lines(path: Path) -> Iterator[LocatedRow]:
+    with path.open("rb") as lines:  # binary: in text mode \r would end a line too
         for number, line in enumerate(lines, 1):
             where = f"{path}, line {number}"
             content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
@@ -65,22 +65,22 @@ def _read_json_lines(path: Path) -> Iterator[PlacedRow]:
                 yield where, _object(_parse(_decode(content, where), where, "fix or delete the line"), where)
 
 
-def _read_json(path: Path) -> Iterator[PlacedRow]:
+def _read_json(path: Path) -> Iterator[LocatedRow]:
     content = _decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
     if not content.strip():
         return iter(())
     try:
-        whole = _parse(content, str(path), "mend the file")
+        parsed = _parse(content, str(path), "fix the file")
     except UserError:
         if _is_json_lines(content):
             return _read_json_lines(path)
         raise
-    items = enumerate(_items(whole, path), 1)
-    return ((where, _object(item, where)) for number, item in items for where in [f"{path}, row {number}"])
+    located = ((f"{path}, row {number}", item) for number, item in enumerate(_items(parsed, path), 1))
+    return ((where, _object(item, where)) for where, item in located)
 
 
 def _is_json_lines(content: str) -> bool:
-    """Whether the first line that is not blank is an object of its own."""
+    """Whether the first line that is not blank is a JSON object."""
     first = next(line for line in content.split("\n") if line.strip())
     try:
         return isinstance(json.loads(first), dict)
@@ -88,15 +88,15 @@ def _is_json_lines(content: str) -> bool:
         return False
 
 
-def _items(whole: Any, path: Path) -> list[Any]:
-    """The rows of a parsed file: a list, the one list of an object, or an object that is itself a row."""
-    if isinstance(whole, list):
-        return whole
-    if isinstance(whole, dict) and formats.fitting(whole):
-        return [whole]
-    lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
+def _items(parsed: Any, path: Path) -> list[Any]:
+    """The rows of a parsed file: a list, the only list in an object, or an object that is itself a row."""
+    if isinstance(parsed, list):
+        return parsed
+    if isinstance(parsed, dict) and formats.matching(parsed):
+        return [parsed]
+    lists = [value for value in parsed.values() if isinstance(value, list)] if isinstance(parsed, dict) else []
     if len(lists) != 1:
-        raise UserError(f"{path}: neither a list of objects nor an object with one such list")
+        raise UserError(f"{path}: neither a list of objects nor an object that contains one")
     return list(lists[0])
 
 
@@ -125,37 +125,38 @@ def _parse(content: str, where: str, remedy: str) -> Any:
 
 def _object(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: a row is an object of columns and values, not a {type(value).__name__}")
-    if _is_deep(value):
-        raise UserError(f"{where}: nested too deeply (more than {DEEPEST} levels); fix or delete the row")
+        raise UserError(f"{where}: a row must be an object, not a {type(value).__name__}")
+    if _is_too_deep(value):
+        raise UserError(f"{where}: nested too deeply (more than {MAX_NESTING} levels); fix or delete the row")
     return value
 
 
-def _is_deep(row: Row) -> bool:
+def _is_too_deep(row: Row) -> bool:
     level: list[Any] = [row]
-    for _ in range(DEEPEST):
-        parts = (part for whole in level for part in (whole.values() if isinstance(whole, dict) else whole))
+    for _ in range(MAX_NESTING):
+        parts = (part for value in level for part in (value.values() if isinstance(value, dict) else value))
         level = [part for part in parts if isinstance(part, (dict, list))]
         if not level:
             return False
     return True
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> Iterator[PlacedRow]:
-    csv.field_size_limit(FIELD_LIMIT)
+def _read_csv(path: Path, delimiter: str = ",") -> Iterator[LocatedRow]:
+    csv.field_size_limit(MAX_FIELD_BYTES)
     with path.open("rb") as lines:
-        # strict: without it a quote left open would swallow the rest of the file into one field
+        # strict: otherwise an unclosed quote would turn the rest of the file into one field
         table = csv.reader(_text_lines(lines, path), delimiter=delimiter, strict=True)
         try:
             header = _check_header(next(table, []), path)
             for fields in table:
                 if fields:
-                    yield f"{path}, line {table.line_num}", _tie(header, fields, f"{path}, line {table.line_num}")
+                    where = f"{path}, line {table.line_num}"
+                    yield where, _to_row(header, fields, where)
         except csv.Error as error:
             raise UserError(f"{path}, line {table.line_num}: not valid CSV ({error}); fix the line") from None
 
 
-def _read_tsv(path: Path) -> Iterator[PlacedRow]:
+def _read_tsv(path: Path) -> Iterator[LocatedRow]:
     return _read_csv(path, delimiter="\t")
 
 
@@ -176,15 +177,15 @@ def _check_header(header: list[str], path: Path) -> list[str]:
     return header
 
 
-def _tie(header: list[str], fields: list[str], where: str) -> Row:
+def _to_row(header: list[str], fields: list[str], where: str) -> Row:
     if len(fields) > len(header):
         raise UserError(
-            f"{where}: {len(fields)} fields, but the header names {len(header)}; quote the commas in a field"
+            f"{where}: {len(fields)} fields, but the header has {len(header)}; quote fields that contain commas"
         )
     return dict(zip(header, fields, strict=False))
 
 
-FILE_TYPES: dict[str, Callable[[Path], Iterator[PlacedRow]]] = {
+FILE_TYPES: dict[str, Callable[[Path], Iterator[LocatedRow]]] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".json": _read_json,

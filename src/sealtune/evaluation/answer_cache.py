@@ -1,7 +1,6 @@
-"""Answers that were paid for, kept in the run's folder as they arrive: a run that was killed pays nothing twice.
+"""Replies of paid servers, stored in the run folder as they arrive, so that a killed run pays for nothing twice.
 
-The one file that does not appear whole or not at all: it grows by whole lines, and a line that a crash left broken is
-not read.
+This file is not written atomically: lines are appended, and a line that a crash truncated is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sealtune.core.errors import RunError
 
 
 class AnswerCache:
-    """Records by key, in a file of JSON lines that is only ever appended to. The last of equal keys counts."""
+    """Records by key, in a JSON Lines file that is only appended to. The last record of a key counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,7 +23,7 @@ class AnswerCache:
         raw = path.read_bytes() if path.exists() else b""
         for line in raw.split(b"\n"):
             self._read(line)
-        self._torn = bool(raw) and not raw.endswith(b"\n")
+        self._ends_inside_line = bool(raw) and not raw.endswith(b"\n")
 
     def __contains__(self, key: str) -> bool:
         return key in self._records
@@ -33,16 +32,16 @@ class AnswerCache:
         return self._records[key]
 
     def __setitem__(self, key: str, record: Mapping[str, Any]) -> None:
-        """Keep a record. Raises RunError where the disk does not take it."""
+        """Store a record. Raises RunError if it cannot be written."""
         line = json.dumps({"key": key, **record}).encode("ascii") + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:  # one write: two runs cannot mix their lines
-                file.write(b"\n" + line if self._torn else line)
+            with self.path.open("ab", buffering=0) as file:  # one write, so that two runs cannot mix their lines
+                file.write(b"\n" + line if self._ends_inside_line else line)
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written to ({error.strerror}); what it holds is kept") from None
-        self._torn = False
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); earlier answers are kept") from None
+        self._ends_inside_line = False
         self._records[key] = record
 
     def _read(self, line: bytes) -> None:

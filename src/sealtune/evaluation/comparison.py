@@ -1,4 +1,4 @@
-"""The table of a comparison: each measure of each method over its seeds, with intervals and paired differences."""
+"""The table of a comparison: each measure per method, over its seeds, with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -10,96 +10,104 @@ from typing import Any, NamedTuple
 from sealtune.core.sanitize import one_line
 from sealtune.core.types import Response, Verdict
 from sealtune.evaluation.judges import load_judge
-from sealtune.evaluation.metrics import mean_interval, paired_bootstrap, refusal_figure
+from sealtune.evaluation.metrics import mean_interval, paired_bootstrap
+
+Row = dict[str, Any]
 
 
 class MethodResult(NamedTuple):
-    """What a finished run says of one model: its table, its answers, their verdicts, and facts about its rows."""
+    """A method's finished run with one seed: evaluation table, answers, verdicts, and facts about its rows."""
 
     method: str
     seed: int
-    table: list[dict[str, Any]]
+    table: list[Row]
     responses: list[Response]
     verdicts: list[Verdict]
     facts: dict[str, Any]
 
 
-Key = tuple[str, str, str]
-"""Measure, kind of the prompts, judge."""
+class Key(NamedTuple):
+    """What was measured, on which prompts, by which judge."""
 
-Figures = dict[tuple[str, Key], dict[str, list[float]]]
-"""Method and key -> id of a prompt -> its figure with each seed."""
+    measure: str
+    kind: str
+    judge: str
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether the judge compares the method with the reference."""
+        return load_judge(self.judge).pairwise
 
 
-def table(answered: Sequence[MethodResult], preferred: Sequence[Verdict], reference: str) -> list[dict[str, Any]]:
-    """Rows with model (the method), measure, set, kind, judge, value, low, high, n, seeds, sd and difference.
+Values = dict[tuple[str, Key], dict[str, list[float]]]
+"""Method and key -> id of a prompt -> its value with each seed."""
 
-    ``value`` is the mean over the seeds, ``sd`` its spread over them (None with one), ``n`` the number of prompts or
-    rows. With several seeds the 95 % interval is a bootstrap over the prompts, of which each counts with its mean over
-    the seeds; with one it is the run's own. ``difference`` is that to the reference, paired by prompt.
+
+def table(results: Sequence[MethodResult], preferences: Sequence[Verdict], reference: str) -> list[Row]:
+    """Rows of the evaluation table, one per method, with the additional keys seeds, sd and difference.
+
+    ``value`` is the mean over the seeds, ``sd`` their standard deviation (None with one seed), ``n`` the number of
+    prompts or rows. With several seeds, the 95 % interval is a bootstrap over the prompts, each with its mean over the
+    seeds; with one seed it is that of the run. ``difference`` is that to the reference, paired by prompt.
+
+    Args:
+        results: One per method and seed.
+        preferences: Verdicts of a pairwise judge on the answers of each method and of the reference.
+        reference: The method that the others are compared with.
     """
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for part in answered:
-        for row in part.table:
-            if row["set"] == "all" or row["measure"] == "loss" or row["judge"] == "lm-eval":
-                key = (part.method, row["measure"], row["set"], row["kind"], row["judge"])
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for result in results:
+        for row in result.table:
+            if row["set"] == "all" or row["unit"] in ("nats", "score"):
+                key = (result.method, row["measure"], row["set"], row["kind"], row["judge"])
                 groups.setdefault(key, []).append(row)
-    figures = _figures(answered, preferred)
-    rows = [_summary(group, figures) for group in groups.values()]
-    rows += [_from_figures(key, found) for key, found in figures.items() if key[1][0] == "win_rate"]
-    for row in rows:
-        row["difference"] = _difference(row, figures, reference)
-    return rows
+    values = _values(results, preferences)
+    rows = [_mean_over_seeds(group, values) for group in groups.values()]
+    rows += [_pairwise_row(*key, found) for key, found in values.items() if key[1].pairwise]
+    return [row | {"difference": _difference(row, values, reference)} for row in rows]
 
 
-def _figures(answered: Sequence[MethodResult], preferred: Sequence[Verdict]) -> Figures:
-    """Each prompt's figures, as far as a judge gave any."""
-    figures: Figures = {}
-    verdicts = [verdict for part in answered for verdict in part.verdicts]
-    for verdict in (*verdicts, *preferred):
-        if verdict.error is None:
-            for measure, figure in _measured(verdict):
-                key = (verdict.model, (measure, verdict.kind, verdict.judge))
-                figures.setdefault(key, {}).setdefault(verdict.id, []).append(figure)
-    return figures
+def _values(results: Sequence[MethodResult], preferences: Sequence[Verdict]) -> Values:
+    """The values per prompt of every measure that has any."""
+    values: Values = {}
+    verdicts = [verdict for result in results for verdict in result.verdicts]
+    for verdict in (*verdicts, *preferences):
+        for name, measure in load_judge(verdict.judge).measures.items():
+            value = measure.value(verdict)
+            if value is not None:
+                key = (verdict.model, Key(name, verdict.kind, verdict.judge))
+                values.setdefault(key, {}).setdefault(verdict.id, []).append(value)
+    return values
 
 
-def _measured(verdict: Verdict) -> Iterable[tuple[str, float]]:
-    """The measures that a verdict is a figure of."""
-    measures: Mapping[str, str] | None = getattr(load_judge(verdict.judge), "MEASURES", None)
-    if measures is None:
-        return [refusal_figure(verdict)]
-    found = {name: verdict.flagged if field == "flagged" else verdict.score for name, field in measures.items()}
-    return [(name, float(value)) for name, value in found.items() if value is not None]
-
-
-def _summary(group: list[dict[str, Any]], figures: Figures) -> dict[str, Any]:
-    """One row of several seeds' rows."""
+def _mean_over_seeds(group: Sequence[Row], values: Values) -> Row:
+    """One row for the rows of all seeds."""
     first = group[0]
-    values = [row["value"] for row in group]
-    row = first | {"value": statistics.fmean(values), "seeds": len(values), "sd": _spread(values)}
-    found = figures.get((first["model"], (first["measure"], first["kind"], first["judge"])))
+    by_seed = [row["value"] for row in group]
+    row = first | {"value": statistics.fmean(by_seed), "seeds": len(by_seed), "sd": _sd(by_seed)}
+    found = values.get((first["model"], _key(first)))
     if len(group) > 1 and found:
-        return row | mean_interval(statistics.fmean(v) for v in found.values())._asdict()
-    if len(group) > 1 and first["low"] is not None:  # losses: rows of the same set, one interval a seed
+        return row | mean_interval(_prompt_means(found))._asdict()
+    if len(group) > 1 and first["low"] is not None:  # losses: the same rows with each seed, one interval per seed
         return row | {end: statistics.fmean(r[end] for r in group) for end in ("low", "high")}
     return row
 
 
-def _from_figures(key: tuple[str, Key], found: dict[str, list[float]]) -> dict[str, Any]:
-    """A row of a measure that no single run has: win rates against the reference."""
-    method, (measure, kind, judge) = key
+def _pairwise_row(method: str, key: Key, found: Mapping[str, Sequence[float]]) -> Row:
+    """A row that no single run has: how the method compares with the reference."""
     by_seed = [statistics.fmean(values) for values in zip(*found.values(), strict=False)]
-    where = {"model": method, "measure": measure, "set": "all", "kind": kind, "judge": judge}
-    interval = mean_interval(statistics.fmean(v) for v in found.values())._asdict()
-    return where | interval | {"seeds": len(by_seed), "sd": _spread(by_seed)}
+    measure = load_judge(key.judge).measures[key.measure]
+    where = {"model": method, "measure": key.measure, "set": "all", "kind": key.kind, "judge": key.judge}
+    interval = mean_interval(_prompt_means(found))._asdict()
+    seeds = {"seeds": len(by_seed), "sd": _sd(by_seed)}
+    return where | {"title": measure.title, "unit": measure.unit} | interval | seeds
 
 
-def _difference(row: Mapping[str, Any], figures: Figures, reference: str) -> dict[str, float] | None:
-    """The method's figure minus the reference's, over the prompts that both were judged on."""
-    key = (row["measure"], row["kind"], row["judge"])
-    own, other = figures.get((row["model"], key)), figures.get((reference, key))
-    if row["model"] == reference or not own or not other or row["set"] != "all" or row["measure"] == "win_rate":
+def _difference(row: Row, values: Values, reference: str) -> dict[str, float] | None:
+    """The method's value minus the reference's, over the prompts for which both have a verdict."""
+    key = _key(row)
+    own, other = values.get((row["model"], key)), values.get((reference, key))
+    if row["model"] == reference or not own or not other or row["set"] != "all" or key.pairwise:
         return None
     shared = sorted(own.keys() & other.keys())
     if not shared:
@@ -108,57 +116,69 @@ def _difference(row: Mapping[str, Any], figures: Figures, reference: str) -> dic
     return paired_bootstrap(a, b, seed=0)._asdict()
 
 
-def _spread(values: Sequence[float]) -> float | None:
+def _key(row: Row) -> Key:
+    return Key(row["measure"], row["kind"], row["judge"])
+
+
+def _prompt_means(found: Mapping[str, Sequence[float]]) -> Iterable[float]:
+    return (statistics.fmean(values) for values in found.values())
+
+
+def _sd(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def selections(answered: Sequence[MethodResult]) -> list[dict[str, Any]]:
-    """What each method trained on: rows kept and dropped, unsafe ones dropped where they are known, seconds."""
+def selections(results: Sequence[MethodResult]) -> list[Row]:
+    """What each method was trained on: rows kept and dropped, unsafe rows dropped if they are known, seconds."""
     rows = []
-    for part in answered:
-        if not part.facts:
+    for result in results:
+        if not result.facts:
             continue
-        ranking = part.facts["ranking"] or {}
-        row = {"method": part.method, "seed": part.seed, **part.facts["rows"]}
+        ranking = result.facts["ranking"] or {}
+        row = {"method": result.method, "seed": result.seed, **result.facts["rows"]}
         row |= {name: ranking.get(name) for name in ("unsafe_rows", "unsafe_rows_dropped", "auroc")}
-        row["seconds"] = sum(stage["seconds"] for stage in part.facts["cost"].values())
+        row["seconds"] = sum(stage["seconds"] for stage in result.facts["cost"].values())
         rows.append(row)
     return rows
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The table, a row a method and a column a measure, and below it what was selected and what failed."""
+    """The table with one row per method and one column per measure, followed by the methods that failed."""
     rows = content["table"]
-    columns = list(dict.fromkeys((r["measure"], r["set"], r["kind"], r["judge"]) for r in rows))
-    cells = {(r["model"], (r["measure"], r["set"], r["kind"], r["judge"])): r for r in rows}
-    heads = [_head(column, [r for (_, c), r in cells.items() if c == column]) for column in columns]
-    lines = [f"# Comparison on {_as_text(content['model'])}", ""]
-    lines += [f"Seeds: {', '.join(map(str, content['seeds']))}. Mean over the seeds ± their spread, [95 % interval],"]
-    lines += [f"p: paired against `{content['reference']}`.", ""]
+    columns = list(dict.fromkeys(_column(row) for row in rows))
+    cells = {(row["model"], _column(row)): row for row in rows}
+    heads = [_head([row for row in rows if _column(row) == column]) for column in columns]
+    lines = [f"# Comparison on {_escape(content['model'])}", ""]
+    lines += [f"Seeds: {', '.join(map(str, content['seeds']))}. Mean ± standard deviation over the seeds,"]
+    lines += [f"[95 % interval], p of the paired difference to `{content['reference']}`.", ""]
     lines += [f"| method | {' | '.join(heads)} | unsafe rows trained on |", "|---" * (len(heads) + 2) + "|"]
     for method in content["methods"]:
         shown = [_cell(cells.get((method, column))) for column in columns]
         lines.append(f"| {method} | {' | '.join(shown)} | {_unsafe_left(content['selection'], method)} |")
-    lines += ["", *(f"Failed: {f['method']}, seed {f['seed']}: {_as_text(f['error'])}" for f in content["failed"])]
+    lines += ["", *(f"Failed: {f['method']}, seed {f['seed']}: {_escape(f['error'])}" for f in content["failed"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _as_text(text: str) -> str:
-    """The text on one line, in which Markdown finds nothing to act on: an error may quote a row."""
+def _column(row: Row) -> tuple[str, str, str, str]:
+    return row["measure"], row["set"], row["kind"], row["judge"]
+
+
+def _escape(text: str) -> str:
+    """The text on one line without active Markdown: an error may quote a row."""
     return re.sub(r"[\\`*_\[\]<>|&@]|:(?=//)|\.(?<=www\.)", r"\\\g<0>", one_line(text))
 
 
-def _head(column: tuple[str, str, str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    measure, name, kind, judge = column
-    words = [measure.replace("_", " "), kind if name == "all" else name.replace("_", "-")]
-    source = f", {judge}" if judge else ""
-    return f"{_as_text(' '.join(word for word in words if word) + source)} (n = {max(row['n'] for row in rows)})"
+def _head(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    where = f"{row['kind']} prompts" if row["set"] == "all" else f"{row['set']}".replace("_", "-")
+    parts = [row["title"], where, *([row["judge"]] if row["judge"] else [])]
+    return f"{_escape(', '.join(parts))} (n = {max(r['n'] for r in rows)})"
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Row | None) -> str:
     if row is None:
         return ""
-    form = "{:.3f}" if row["measure"] in ("loss", "harm_rating") else "{:.1%}"
+    form = "{:.1%}" if row["unit"] == "share" else "{:.3f}"
     text = form.format(row["value"])
     if row["sd"] is not None:
         text += f" ± {form.format(row['sd'])}"
@@ -169,10 +189,8 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return text
 
 
-def _unsafe_left(selection: Sequence[Mapping[str, Any]], method: str) -> str:
-    left = [r["unsafe_rows"] - (r["unsafe_rows_dropped"] or 0) for r in selection if _knows(r, method)]
+def _unsafe_left(selection: Sequence[Row], method: str) -> str:
+    """The mean number of unsafe rows that a method was trained on, if it is known."""
+    known = [row for row in selection if row["method"] == method and row["unsafe_rows"] is not None]
+    left = [row["unsafe_rows"] - (row["unsafe_rows_dropped"] or 0) for row in known]
     return f"{statistics.fmean(left):.4g}" if left else ""
-
-
-def _knows(row: Mapping[str, Any], method: str) -> bool:
-    return row["method"] == method and row["unsafe_rows"] is not None

@@ -1,4 +1,4 @@
-"""Answers to prompts: greedy, in batches, on whatever device the model is on."""
+"""Answers to prompts: greedy decoding, in batches, on the device of the model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 Answer = tuple[str, int, bool]
+"""Text without special tokens, number of new tokens including the end token, whether the model ended its turn."""
 
-# The end of a turn in common chat templates. Not every model's generation config names its own.
+# End-of-turn tokens of common chat templates; not every generation config contains that of its model.
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_turn|>", "<end_of_turn>", "<turn|>")
 
 
@@ -23,11 +24,10 @@ def generate(
     batch_size: int,
     on_batch: Callable[[int, int, int], None] | None = None,
 ) -> list[Answer]:
-    """One (text without special tokens, number of new tokens with the end token, finished) a prompt, in order.
+    """One answer per prompt, in order; it is not finished if it was truncated at ``max_new_tokens``.
 
-    ``finished`` is true if the model ended its turn, false if it was cut off at ``max_new_tokens``. In float32 an
-    answer does not depend on the other prompts of its batch; in half precision near ties may fall differently.
-    ``on_batch`` receives (prompts done, prompts in all, tokens of this batch).
+    In float32 an answer does not depend on the other prompts of its batch; in half precision near ties may break
+    differently. ``on_batch`` receives the prompts done, all prompts, and the new tokens of this batch.
 
     Raises:
         ValueError: a prompt without tokens, or a batch size below 1.
@@ -35,7 +35,7 @@ def generate(
     if batch_size < 1 or not all(encoded_prompts):
         raise ValueError("every prompt needs at least one token and every batch at least one prompt")
     ends = end_tokens(model, tokenizer)
-    # Longest first: what does not fit into memory fails at once, and batches are padded least.
+    # Longest first: running out of memory happens at once, and padding is minimal.
     order = sorted(range(len(encoded_prompts)), key=lambda i: -len(encoded_prompts[i]))
     answers: dict[int, Answer] = {}
     with _evaluating(model):
@@ -50,7 +50,7 @@ def generate(
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Every token id that ends an answer, sorted: of the generation config, the tokenizer and the chat template."""
+    """Every token id that ends an answer, sorted: from the generation config, the tokenizer and the chat template."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     added = tokenizer.get_added_vocab()
@@ -61,7 +61,7 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 def _generate_batch(
     model: Any, prompts: Sequence[list[int]], ends: list[int], tokenizer: Any, max_new_tokens: int
 ) -> list[list[int]]:
-    """The new tokens of each prompt, padded to the longest answer."""
+    """The new tokens per prompt, padded to the longest answer."""
     width = max(map(len, prompts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     tokens = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
@@ -75,7 +75,7 @@ def _generate_batch(
         use_cache=True,
         do_sample=False,
         num_beams=1,
-        # Neutral values, or the model's own generation config would bend or warn about greedy search.
+        # Neutral values: the model's own generation config would otherwise change greedy search or warn about it.
         repetition_penalty=1.0,
         temperature=1.0,
         top_p=1.0,
@@ -86,7 +86,7 @@ def _generate_batch(
 
 
 def _read_answer(tokens: list[int], ends: list[int], tokenizer: Any) -> Answer:
-    """The answer up to its first end token, which is counted and not shown."""
+    """The answer up to its first end token, which is counted but not part of the text."""
     stop = next((i for i, token in enumerate(tokens) if token in ends), None)
     finished = stop is not None
     body = tokens if stop is None else tokens[:stop]
@@ -96,7 +96,7 @@ def _read_answer(tokens: list[int], ends: list[int], tokenizer: Any) -> Answer:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """The model without dropout; as it was before when left."""
+    """The model in evaluation mode; its mode is restored afterwards."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What a model still can do: any task of lm-evaluation-harness, by its name or by a task file."""
+"""What a model is still capable of: any task of lm-evaluation-harness, by its name or by a task file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 KIND = "task"
 JUDGE = "lm-eval"
-WIDTH = NormalDist().inv_cdf(0.975)
+Z = NormalDist().inv_cdf(0.975)
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raise UserError where the harness is absent or does not know a task, before anything is paid for."""
+    """Raise UserError if the harness is not installed or does not know a task, before anything is computed."""
     if not config.tasks:
         return
     if find_spec("lm_eval") is None:
@@ -41,13 +41,13 @@ def check(config: EvaluateConfig) -> None:
 def measure(
     model: PreTrainedModel, name: str, tokenizer: PreTrainedTokenizerBase, config: EvaluateConfig
 ) -> list[dict[str, Any]]:
-    """Rows of the evaluation table, one a task and metric: ``set`` is the task, ``kind`` ``task``.
+    """Rows of the evaluation table, one per task and metric: ``set`` is the task, ``kind`` is ``task``.
 
-    The interval is the value and 1.96 standard errors as the harness gives them (of a group that of its pooled
-    tasks); none where it gives none. Values are in the metric's own unit: most are shares, a perplexity is not.
+    The interval is the value ± 1.96 standard errors of the harness (for a group, of its pooled tasks), or NaN if it
+    reports none. ``unit`` is ``score``, the metric's own unit: most metrics are shares, a perplexity is not.
 
     Raises:
-        UserError: a task is not known, or the harness cannot load or run it (it fetches most of its data from the hub).
+        UserError: an unknown task, or one that the harness cannot load or run (it fetches most of its data from the hub).
     """
     check(config)
     from lm_eval import simple_evaluate
@@ -56,7 +56,7 @@ def measure(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         found = simple_evaluate(
-            # The wrapper sets the tokenizer's padding; a copy keeps ours as it is.
+            # The wrapper changes the tokenizer's padding; a copy leaves ours unchanged.
             HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=config.batch_size),
             tasks=list(config.tasks),
             num_fewshot=config.task_num_fewshot,
@@ -68,7 +68,7 @@ def measure(
         )
     except (MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a task is a program of its own: whatever it raises, the user reads one line
+    except Exception as error:  # a task may raise anything; the user gets one line
         if "out of memory" in str(error):
             raise
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -77,7 +77,7 @@ def measure(
 
 
 def tabulate(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of what the harness returns: each group as one, and each task that is in none."""
+    """Rows of the harness's results: one per group, and one per task outside of all groups."""
     children: Mapping[str, list[str]] = found.get("group_subtasks") or {}
     groups = [name for name in found.get("groups") or {} if _has_metrics(found["results"].get(name, {}))]
     inner = {leaf for group in groups for leaf in _below(group, children)}
@@ -91,15 +91,16 @@ def tabulate(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rows(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """``acc,none`` is the measure ``acc``; ``exact_match,strict-match`` names the filter behind it."""
+    """``acc,none`` becomes the measure ``acc``; ``exact_match,strict-match`` becomes ``exact_match (strict-match)``."""
     for key, value in metrics.items():
         metric, _, chosen = key.partition(",")
         if not chosen or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = metrics.get(f"{metric}_stderr,{chosen}")
-        half = WIDTH * error if isinstance(error, int | float) else math.nan
-        shown = metric if chosen == "none" else f"{metric} ({chosen})"
-        yield {"measure": shown, "value": float(value), "low": value - half, "high": value + half}
+        half = Z * error if isinstance(error, int | float) else math.nan
+        name = metric if chosen == "none" else f"{metric} ({chosen})"
+        described = {"measure": name, "title": name, "unit": "score"}
+        yield described | {"value": float(value), "low": value - half, "high": value + half}
 
 
 def _has_metrics(metrics: Mapping[str, Any]) -> bool:
@@ -107,7 +108,7 @@ def _has_metrics(metrics: Mapping[str, Any]) -> bool:
 
 
 def _below(name: str, children: Mapping[str, list[str]]) -> list[str]:
-    """All names below a group, of any depth."""
+    """All names below a group, at any depth."""
     own = [child for child in children.get(name, []) if child != name]
     return own + [deeper for child in own for deeper in _below(child, children)]
 
@@ -117,13 +118,13 @@ def _is_file(name: str) -> bool:
 
 
 def _needs_index(name: str) -> bool:
-    """Whether this is a task of the harness, or a file that may name some."""
+    """Whether this is a task of the harness, or a file that may refer to one."""
     return not _is_file(name) or "group:" in Path(name).read_text(encoding="utf-8")
 
 
 @cache
 def _manager(with_known: bool) -> Any:
-    """The harness's index of tasks; reading its own takes seconds, so only where one is named."""
+    """The harness's index of tasks. Reading its own tasks takes seconds, so it happens only if one is named."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -1,38 +1,78 @@
-"""What a judge that is a model is asked, what it answers, and how an answer becomes a verdict or a counted fault."""
+"""What a judge states about itself, what a judge model is asked, and how its reply becomes a verdict."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from sealtune.core.config import JudgeConfig
 from sealtune.core.types import Response, Verdict
-from sealtune.evaluation.quoting import Fenced, fenced
+from sealtune.evaluation.quoting import Delimited, delimit
 
-Read = TypeVar("Read")
+Parsed = TypeVar("Parsed")
+
+KINDS = ("harmful", "harmless")
+"""Kinds of prompts."""
+
+ERRORS = {
+    "unparsed": "verdicts that could not be parsed",
+    "declined": "judge declined",
+    "failed": "judge did not answer",
+}
+"""Why there is no verdict: label in the verdict and the table -> title."""
 
 
-class Unparsed(Exception):  # noqa: N818  it is no error of ours, it is counted
-    """An answer of a judge that does not have the form that was asked for."""
+class Measure(NamedTuple):
+    """A number that sums up the verdicts of a judge.
+
+    Attributes:
+        field: The field of the verdict: the share of verdicts that are flagged or not flagged, or the mean score.
+        unit: ``share`` is shown in per cent, ``rating`` on the judge's own scale.
+        title: What tables and reports call it.
+        low: The lowest possible value of one verdict.
+        high: The highest possible value of one verdict.
+        kinds: The kinds of prompts that count.
+    """
+
+    field: Literal["flagged", "not_flagged", "score"]
+    unit: Literal["share", "rating"]
+    title: str
+    low: float = 0.0
+    high: float = 1.0
+    kinds: tuple[str, ...] = KINDS
+
+    def value(self, verdict: Verdict) -> float | None:
+        """The value of one verdict; None if the verdict does not count."""
+        if verdict.error is not None or verdict.kind not in self.kinds:
+            return None
+        if self.field == "score":
+            return verdict.score
+        return float(verdict.flagged == (self.field == "flagged"))
 
 
 class Question(NamedTuple):
-    """One chat for a judge to go on with; ``template`` are further values for the server's chat template.
+    """A chat that a model is to continue.
 
-    ``wording`` is the hash of the prompt file, so that a new wording is a new question.
+    Attributes:
+        judge: Who asks.
+        prompt_sha256: Hash of the judge's prompt file, so that an edited prompt is a new question.
+        messages: The turns.
+        chat_template_kwargs: Further arguments of the chat template.
     """
 
     judge: str
-    wording: str
+    prompt_sha256: str
     messages: tuple[dict[str, str], ...]
-    template: Mapping[str, str] = {}
+    chat_template_kwargs: Mapping[str, str] = {}
 
 
 class Reply(NamedTuple):
-    """What the judge said; ``finish`` is ``stop``, ``length`` (cut off) or ``content_filter``."""
+    """A model's reply; ``finish`` is ``stop``, ``length`` (truncated) or ``content_filter``."""
 
     text: str
     finish: str = "stop"
@@ -40,133 +80,163 @@ class Reply(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """No answer came, and why; ``of_question`` where another question may well be answered."""
+    """Why there is no reply; ``question_specific`` if the server may well answer other questions."""
 
     reason: str
-    of_question: bool = False
+    question_specific: bool = False
 
 
 Outcome = Reply | Failure
 Ask = Callable[[Sequence[Question]], Sequence[Outcome]]
-"""Puts questions to a judge and returns what came of each, in order."""
+"""Asks a model and returns the outcome of each question, in order."""
 
 
-class Ruling(NamedTuple):
-    """What a judge says of one response."""
+@dataclass(frozen=True)
+class Judge:
+    """One judge. Every file of ``evaluation/judges`` ends with one, named ``JUDGE``.
+
+    Attributes:
+        judge: Returns one verdict per response, in order, with the id, model, set and kind of the response. It raises
+            UserError if it cannot judge at all. A judge that asks no model ignores the last argument.
+        measures: What the verdicts are summed up to: name in the table -> measure.
+        asks_model: Whether it asks a model. Its prompt is stored next to it in ``<name>.md``.
+        kinds: The kinds of prompts whose answers it judges.
+        pairwise: Whether it compares the answers of two models; ``score`` is then the preference for this response.
+        formats: The values of ``format`` in the config that it accepts.
+    """
+
+    judge: Callable[[Sequence[Response], JudgeConfig, Ask], list[Verdict]]
+    measures: Mapping[str, Measure]
+    asks_model: bool = False
+    kinds: tuple[str, ...] = KINDS
+    pairwise: bool = False
+    formats: tuple[str, ...] = ()
+
+
+class ParsedVerdict(NamedTuple):
+    """A judge model's verdict on one response."""
 
     label: str
     score: float
     flagged: bool
 
 
-class Fault(NamedTuple):
-    """Why there is no ruling: ``kind`` is ``unparsed``, ``declined`` (the judge refused) or ``failed``."""
+class JudgeError(NamedTuple):
+    """Why there is no verdict: ``kind`` is a key of ``ERRORS``."""
 
     kind: str
     detail: str
 
 
-class Wording(NamedTuple):
-    """A prompt file: its sections by their ``# title``, and the hash of the whole."""
+class Unparsed(Exception):  # noqa: N818  counted, not an error of the program
+    """A judge's reply that does not have the requested form."""
+
+
+class PromptTemplate(NamedTuple):
+    """A prompt file: its sections by their ``# title``, and the hash of the file."""
 
     sections: Mapping[str, str]
     sha256: str
 
 
 @cache
-def wording(judge: str) -> Wording:
-    """The prompt file that lies beside a judge."""
+def prompt_template(judge: str) -> PromptTemplate:
+    """The prompt file of a judge."""
     text = files("sealtune.evaluation.judges").joinpath(f"{judge}.md").read_text(encoding="utf-8")
     titled = [part.partition("\n") for part in f"\n{text}".split("\n# ")[1:]]
     sections = {title.strip(): body.strip() for title, _, body in titled}
-    return Wording(sections, hashlib.sha256(text.encode()).hexdigest())
+    return PromptTemplate(sections, hashlib.sha256(text.encode()).hexdigest())
 
 
-def read(outcome: Outcome, parse: Callable[[str], Read]) -> Read | Fault:
-    """What ``parse`` makes of the answer, or the fault: only a whole answer of the right form is ever used."""
+def delimit_answer(response: Response, judge: str) -> Delimited:
+    """Request and answer, between the sections ``before`` and ``after`` of the judge's prompt file."""
+    sections = prompt_template(judge).sections
+    texts = {"request": response.prompt, "answer": response.response}
+    return delimit(sections["before"], texts, sections["after"])
+
+
+def judge_separately(
+    responses: Sequence[Response],
+    judge: str,
+    prompt: Callable[[Response], Delimited],
+    parse: Callable[[str, str], ParsedVerdict],
+    ask: Ask,
+) -> list[Verdict]:
+    """One question and one verdict per response, in order."""
+    found = ask_delimited([prompt(response) for response in responses], judge, parse, ask)
+    return [to_verdict(response, judge, item) for response, item in zip(responses, found, strict=True)]
+
+
+def ask_delimited(
+    prompts: Sequence[Delimited], judge: str, parse: Callable[[str, str], Parsed], ask: Ask
+) -> list[Parsed | JudgeError]:
+    """The result of ``parse(reply, nonce)`` for each prompt, or the error, in order."""
+    sha256 = prompt_template(judge).sha256
+    outcomes = ask([Question(judge, sha256, ({"role": "user", "content": p.text},)) for p in prompts])
+    return [
+        parse_outcome(o, partial(_parse_with_nonce, parse, p.nonce)) for o, p in zip(outcomes, prompts, strict=True)
+    ]
+
+
+def parse_outcome(outcome: Outcome, parse: Callable[[str], Parsed]) -> Parsed | JudgeError:
+    """The parsed reply, or the error. A reply that was truncated is never parsed."""
     from sealtune.evaluation.refusals import is_refusal
 
     if isinstance(outcome, Failure):
-        return Fault("failed", outcome.reason)
+        return JudgeError("failed", outcome.reason)
     if outcome.refusal or outcome.finish == "content_filter":
-        return Fault("declined", outcome.refusal[:200] or "the server's content filter stopped the answer")
+        return JudgeError("declined", outcome.refusal[:200] or "the server's content filter stopped the reply")
     if outcome.finish == "length":
-        return Fault("unparsed", "cut off before its end; raise max_tokens")
+        return JudgeError("unparsed", "the reply was truncated; raise max_tokens")
     try:
         return parse(outcome.text)
-    except Unparsed as fault:
-        return Fault("declined" if is_refusal(outcome.text) else "unparsed", f"{fault}: {outcome.text[-200:]!r}")
+    except Unparsed as error:
+        kind = "declined" if is_refusal(outcome.text) else "unparsed"
+        return JudgeError(kind, f"{error}: {outcome.text[-200:]!r}")
 
 
-def verdict(response: Response, judge: str, found: Ruling | Fault) -> Verdict:
-    """The ruling, or the fault that stands in its place, as a verdict on this response."""
+def to_verdict(response: Response, judge: str, found: ParsedVerdict | JudgeError) -> Verdict:
+    """The verdict on this response, or one that carries the error."""
     where = (response.id, response.model, response.set, response.kind, judge)
-    if isinstance(found, Fault):
+    if isinstance(found, JudgeError):
         return Verdict(*where, label=found.kind, flagged=False, error=found.detail)
     return Verdict(*where, label=found.label, flagged=found.flagged, score=found.score)
 
 
-def about_answer(response: Response, judge: str) -> Fenced:
-    """Request and answer between the judge's instructions."""
-    said = wording(judge).sections
-    return fenced(said["before"], {"request": response.prompt, "answer": response.response}, said["after"])
+def parse_final_json(reply: str, nonce: str, *keys: str) -> dict[str, Any]:
+    """The JSON object at the end of a reply, which has exactly these keys and the nonce of its prompt.
 
-
-def judge_each(
-    responses: Sequence[Response],
-    judge: str,
-    prompt: Callable[[Response], Fenced],
-    parse: Callable[[str, str], Ruling],
-    ask: Ask,
-) -> list[Verdict]:
-    """One question and one verdict a response, in order."""
-    found = ask_fenced([prompt(response) for response in responses], judge, parse, ask)
-    return [verdict(response, judge, item) for response, item in zip(responses, found, strict=True)]
-
-
-def ask_fenced(
-    prompts: Sequence[Fenced], judge: str, parse: Callable[[str, str], Read], ask: Ask
-) -> list[Read | Fault]:
-    """What ``parse`` makes of the answer to each prompt and the prompt's mark, or the fault, in order."""
-    sha256 = wording(judge).sha256
-    outcomes = ask([Question(judge, sha256, ({"role": "user", "content": text},)) for text, _ in prompts])
-    return [read(o, partial(_with, parse, mark)) for o, (_, mark) in zip(outcomes, prompts, strict=True)]
-
-
-def _with(parse: Callable[[str, str], Read], mark: str, answer: str) -> Read:
-    return parse(answer, mark)
-
-
-def last_object(answer: str, mark: str, *keys: str) -> dict[str, Any]:
-    """The JSON object that an answer ends with, which has exactly these keys and names the mark of its prompt.
-
-    Nothing before it counts: a judge may think aloud and quote what it judges. A verdict that stood in the text that
-    is judged cannot know the mark.
+    Nothing before it counts, because a judge may reason aloud and quote what it judges. A verdict inside the judged
+    text cannot contain the nonce.
 
     Raises:
-        Unparsed: the answer does not end with such an object.
+        Unparsed: the reply does not end with such an object.
     """
-    text = answer.rstrip().rstrip("`").rstrip()
+    text = reply.rstrip().rstrip("`").rstrip()
     start = text.rfind("{")
     try:
-        found = json.loads(text[start:], object_pairs_hook=_without_doubles) if start >= 0 else None
+        found = json.loads(text[start:], object_pairs_hook=_without_duplicates) if start >= 0 else None
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or set(found) != {"mark", *keys}:
-        raise Unparsed(f"does not end with a JSON object of mark, {', '.join(keys)}")
-    if found["mark"] != mark:
-        raise Unparsed("ends with another mark than its prompt's")
+    if not isinstance(found, dict) or set(found) != {"nonce", *keys}:
+        raise Unparsed(f"does not end with a JSON object of nonce, {', '.join(keys)}")
+    if found["nonce"] != nonce:
+        raise Unparsed("ends with another nonce than that of its prompt")
     return found
 
 
-def whole_number(value: Any, low: int, high: int) -> int:
-    """The value as a whole number within bounds. Raises Unparsed."""
+def parse_int(value: Any, low: int, high: int) -> int:
+    """The value as an integer from ``low`` to ``high``. Raises Unparsed."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise Unparsed(f"{value!r} is not a whole number from {low} to {high}")
+        raise Unparsed(f"{value!r} is not an integer from {low} to {high}")
     return value
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _parse_with_nonce(parse: Callable[[str, str], Parsed], nonce: str, reply: str) -> Parsed:
+    return parse(reply, nonce)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return dict(pairs)

@@ -1,4 +1,4 @@
-"""Asks one model: answers to prompts, and the loss of rows."""
+"""Measures one model: its answers to prompts and its loss on rows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sealtune.core.config import EvaluateConfig
+from sealtune.core.console import Advance
 from sealtune.core.errors import RunError
 from sealtune.core.types import Prompt, Response
 from sealtune.data.encode import encode_prompt
 from sealtune.data.encoded import Encoded
 from sealtune.evaluation.generate import generate
 from sealtune.evaluation.metrics import mean_interval
-from sealtune.models.causal_lm import data_set_losses
+from sealtune.models.causal_lm import dataset_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from sealtune.core.console import Advance
 
 
 def answer(
@@ -30,7 +29,7 @@ def answer(
     settings: EvaluateConfig,
     advance: Advance,
 ) -> list[Response]:
-    """The model's answer to each prompt, in order; greedy."""
+    """The model's answer to each prompt, in order, decoded greedily."""
     done = 0
 
     def on_batch(rows: int, total: int, tokens: int) -> None:
@@ -55,18 +54,18 @@ def answer(
 def losses(
     model: PreTrainedModel, name: str, set_name: str, encoded: Encoded, batch_size: int, advance: Advance
 ) -> dict[str, Any]:
-    """The mean loss of the rows with its 95 % interval, as a row of the evaluation table.
+    """The mean loss on the rows, in nats per response token, with its 95 % interval, as a row of the evaluation table.
 
     Raises:
         RunError: a loss is NaN or infinite.
     """
     values = np.empty(len(encoded))
     total = -(-len(encoded) // batch_size)
-    for step, (rows, batch) in enumerate(data_set_losses(model, encoded, batch_size), start=1):
+    for step, (rows, batch) in enumerate(dataset_losses(model, encoded, batch_size), start=1):
         values[rows] = batch.numpy()
         advance(step, total, len(rows), int(encoded.lengths_of(rows).sum()))
     if not np.isfinite(values).all():
         bad = [encoded.ids[i] for i in np.flatnonzero(~np.isfinite(values))[:5]]
-        raise RunError(f"evaluate: the loss of {name} on {set_name} rows {', '.join(bad)} is not finite")
-    where = {"model": name, "set": set_name, "kind": "", "judge": "", "measure": "loss"}
-    return where | mean_interval(values)._asdict()
+        raise RunError(f"evaluate: the loss of {name} on the {set_name} rows {', '.join(bad)} is not finite")
+    where = {"model": name, "set": set_name, "kind": "", "judge": ""}
+    return where | {"measure": "loss", "title": "loss", "unit": "nats"} | mean_interval(values)._asdict()

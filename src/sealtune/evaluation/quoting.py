@@ -1,10 +1,14 @@
-"""Hostile text inside a prompt: between marks that it cannot hold, without the tokens of chat templates.
+"""Untrusted text inside a judge's prompt: delimited by a nonce, without the special tokens of chat templates.
 
-What is judged was written by somebody who may want the judge to say "safe". The text stands between two lines with a
-mark made from a hash of the text itself, so no text can hold its own mark; the instructions are said again after it;
-a special token of a chat template in it ("<|im_end|>", "[/INST]") gets a blank that makes it plain text, so it cannot
-end the user's turn; and a verdict must name the mark, so one that a judge merely copies from the text is none. None of
-this makes a weak judge strong: it may still believe what it reads.
+Whoever wrote the judged text may want the judge to say "safe". Four defences:
+
+* The text is enclosed by two lines with a nonce. The nonce is a hash of the text itself, so no text can contain its own.
+* The instructions are repeated after the text.
+* Special tokens of chat templates ("<|im_end|>", "[/INST]") are broken by a space, so the text cannot end the user's
+  turn.
+* The verdict must repeat the nonce, so a verdict that the judge copies from the text is not accepted.
+
+None of this makes a weak judge strong: it may still believe what it reads.
 """
 
 from __future__ import annotations
@@ -14,41 +18,41 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-MARK = "{mark}"
-"""Stands for the mark in a prompt file."""
+NONCE = "{nonce}"
+"""Placeholder of the nonce in a prompt file."""
 
-# An opening bracket whose tag has no blank in it: <|eot_id|>, </s>, <start_of_turn>, [INST], <<SYS>>, <｜User｜>.
+# An opening bracket of a tag without spaces: <|eot_id|>, </s>, <start_of_turn>, [INST], <<SYS>>, <｜User｜>.
 _TAG = re.compile(r"<(?=[^\s<>]{1,80}>)|\[(?=/?[A-Za-z_]{2,40}\])")
 
 
-class Fenced(NamedTuple):
-    """A message for a judge, and the mark that stands around the texts in it."""
+class Delimited(NamedTuple):
+    """A message to a judge, and the nonce that encloses the texts in it."""
 
     text: str
-    mark: str
+    nonce: str
 
 
-def fenced(before: str, texts: Mapping[str, str], after: str) -> Fenced:
-    """One message: the instructions, each text under its title between marks, and the instructions that follow."""
+def delimit(before: str, texts: Mapping[str, str], after: str) -> Delimited:
+    """One message: instructions, each text under its title between lines with the nonce, further instructions."""
     safe = {title: defuse(text) for title, text in texts.items()}
-    mark = mark_for(safe.values())
-    blocks = [f"({mark} {title} begins)\n{text}\n({mark} {title} ends)" for title, text in safe.items()]
-    return Fenced("\n\n".join([before.replace(MARK, mark), *blocks, after.replace(MARK, mark)]), mark)
+    nonce = nonce_for(safe.values())
+    blocks = [f"({nonce} {title} begins)\n{text}\n({nonce} {title} ends)" for title, text in safe.items()]
+    return Delimited("\n\n".join([before.replace(NONCE, nonce), *blocks, after.replace(NONCE, nonce)]), nonce)
 
 
 def defuse(text: str) -> str:
-    """The text with a blank in everything that a tokenizer could take for a special token; always valid UTF-8."""
+    """The text with a space in everything that a tokenizer could take for a special token; always valid UTF-8."""
     return _TAG.sub(lambda bracket: f"{bracket[0]} ", text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def mark_for(texts: Iterable[str]) -> str:
-    """A word that none of the texts holds, the same for the same texts (so that answers can be kept)."""
+def nonce_for(texts: Iterable[str]) -> str:
+    """A word that none of the texts contains; the same for the same texts, so that replies can be cached."""
     joined = "\0".join(texts)
-    mark = _digest(joined)
-    while mark in joined:  # no one can write such a text, but then nothing rests on that
-        mark = _digest(mark + joined)
-    return mark
+    nonce = _digest(joined)
+    while nonce in joined:  # practically impossible, but safety must not depend on it
+        nonce = _digest(nonce + joined)
+    return nonce
 
 
 def _digest(text: str) -> str:
-    return "mark-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    return "nonce-" + hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

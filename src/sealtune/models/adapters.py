@@ -1,6 +1,6 @@
-"""Players on language models: named LoRA adapters on one frozen base, or full models.
+"""Players on language models: LoRA adapters on one frozen base, or full models.
 
-Two adapters share every weight of the base, so Algorithm 1 costs little more memory than Algorithm 2.
+Two adapters share all weights of the base, so Algorithm 1 needs little more memory than Algorithm 2.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,29 +19,37 @@ from sealtune.core.config import LoraBlock
 from sealtune.core.errors import RunError, UserError
 from sealtune.data.batches import Batch, Padded
 from sealtune.models import sharding
-from sealtune.models.causal_lm import LanguageModel, decoder_blocks
-from sealtune.models.state_dict import check_shapes
+from sealtune.models.causal_lm import CausalLM, decoder_blocks
+from sealtune.models.state_dict import check_shapes, strip_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 MAX_SKIPPED_STEPS = 3
-"""Steps in turn that may be left out because their gradient is not finite (a loss can be finite and its slope not)."""
+"""Consecutive steps that may be skipped because the gradient is not finite; a finite loss can have such a gradient."""
 
 
 class Player:
-    """Some parameters that learn through a language model. ``activate`` makes the model use them, and no others."""
+    """Trainable parameters of a language model, with their optimizer.
+
+    Attributes:
+        model: The language model that the parameters belong to.
+        parameters: What is trained.
+        micro_batch: Maximum number of rows per forward pass in one process.
+        activate: Makes the model use these parameters, and not those of another player.
+        autocast: The dtype to compute in; None for the dtype of the weights.
+    """
 
     def __init__(
         self,
-        language_model: LanguageModel,
-        parameters: Sequence[nn.Parameter],
+        model: CausalLM,
+        parameters: Iterable[nn.Parameter],
         settings: LoraBlock,
         activate: Callable[[], None] = lambda: None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        self.model = language_model
+        self.model = model
         self.parameters = list(parameters)
         self.micro_batch = settings.per_device_train_batch_size
         self.max_grad_norm = settings.max_grad_norm
@@ -53,46 +61,53 @@ class Player:
         )
 
     def learn(self, batch: Batch, weights: Tensor) -> Tensor:
-        """Losses (B,) of the rows, detached, in float64 on the CPU; adds the gradient of (1/B) sum_i weights_i l_i.
+        """Accumulate the gradient of (1/B) sum_i weights_i l_i, one micro-batch at a time.
 
-        The graph of one micro-batch lives at a time. Rows whose weights are all zero cost a forward pass only.
+        If all weights are zero there is no backward pass. Rows whose loss is not finite add nothing to the gradient.
+
+        Args:
+            batch: B rows.
+            weights: Weights (B,), on the CPU.
+
+        Returns:
+            l_i, (B,), detached, float64 on the CPU, the same in all processes.
         """
         self.activate()
         losses = torch.zeros(len(batch.rows), dtype=torch.float64)
-        learns = bool(weights.any())
-        for piece, counts in distributed.split_between_processes(list(batch.split(self.share_of(len(batch.rows))))):
-            part = self._learn(piece, weights[piece.places] / len(batch.rows) * counts, learns=learns)
+        backward = bool(weights.any())
+        micro_batches = list(batch.split(self.micro_batch_for(len(batch.rows))))
+        for micro_batch, counts in distributed.split_between_processes(micro_batches):
+            coefficients = weights[micro_batch.places] / len(batch.rows) * counts
+            found = self._accumulate(micro_batch, coefficients, backward=backward)
             if counts:
-                losses[piece.places] = part.cpu().double()
+                losses[micro_batch.places] = found.cpu().double()
         return distributed.all_reduce_sum(losses)
 
-    def _learn(self, piece: Padded, share: Tensor, *, learns: bool) -> Tensor:
-        """Losses (b,) of rows that fit the memory; rows whose loss is not finite are blanked and passed again, as they
-        would spoil the gradient of all.
-        """
-        with torch.set_grad_enabled(learns), self._precision():
-            losses = self.model.losses(piece.tokens, piece.mask)
-        told = losses.detach()
-        if not learns:
-            return told
-        finite = told.isfinite()
-        if _any_non_finite(finite):
-            rows = finite.cpu()[:, None]
+    def _accumulate(self, micro_batch: Padded, coefficients: Tensor, *, backward: bool) -> Tensor:
+        """Losses (b,) of a micro-batch, detached; accumulates the gradient of sum_i coefficients_i l_i."""
+        with torch.set_grad_enabled(backward), self._precision():
+            losses = self.model.losses(micro_batch.tokens, micro_batch.mask)
+        found = losses.detach()
+        if not backward:
+            return found
+        finite = found.isfinite()
+        if _any_non_finite(finite):  # one such row would spoil the gradient of all: repeat the pass without it
+            keep = finite.cpu()[:, None]
             with self._precision():
-                losses = self.model.losses(piece.tokens * rows, piece.mask & rows)
-        (losses * share.to(losses)).sum().backward()  # type: ignore[no-untyped-call]
-        return told
+                losses = self.model.losses(micro_batch.tokens * keep, micro_batch.mask & keep)
+        (losses * coefficients.to(losses)).sum().backward()  # type: ignore[no-untyped-call]
+        return found
 
-    def share_of(self, rows: int) -> int:
-        """How many of these rows go through the model at once: a micro-batch, or less where all get some of them."""
+    def micro_batch_for(self, rows: int) -> int:
+        """Rows per forward pass for a batch of this size: fewer than ``micro_batch`` if all processes get work then."""
         return min(self.micro_batch, -(-rows // distributed.num_processes()))
 
     def descend(self) -> None:
-        """One clipped AdamW step on what ``learn`` gathered, in all processes; none where that is not finite.
+        """One AdamW step on the accumulated gradient, clipped; skipped if the gradient is not finite.
 
         Raises:
-            UserError: the first gradient is zero.
-            RunError: several gradients in turn are not finite.
+            UserError: The first gradient is zero.
+            RunError: More than ``MAX_SKIPPED_STEPS`` consecutive gradients are not finite.
         """
         distributed.all_reduce_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
@@ -101,7 +116,7 @@ class Player:
         self.skipped_steps = 0 if math.isfinite(norm) else self.skipped_steps + 1
         if self.skipped_steps > MAX_SKIPPED_STEPS:
             raise RunError(
-                f"ranking stopped: {self.skipped_steps} gradients in turn are not finite; lower rank.learning_rate"
+                f"ranking stopped: {self.skipped_steps} consecutive gradients are not finite; lower rank.learning_rate"
             )
         if not self.skipped_steps:
             self.optimizer.step()
@@ -113,25 +128,26 @@ class Player:
         return torch.autocast(self.model.device.type, dtype=self.autocast)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and the optimizer's moments, as a resumed run needs them."""
+        """The parameters and the optimizer's moments."""
         state = {f"parameter.{i}": p.detach() for i, p in enumerate(self.parameters)}
         for i, p in enumerate(self.parameters):
             state |= {f"optimizer.{i}.{name}": value for name, value in self.optimizer.state.get(p, {}).items()}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict`` returned. Raises ValueError where it does not fit."""
+        """Restore what ``state_dict`` returned. Raises ValueError if it does not fit."""
         check_shapes(state, {f"parameter.{i}": p for i, p in enumerate(self.parameters)})
         for i, p in enumerate(self.parameters):
             p.data.copy_(state[f"parameter.{i}"])
-            prefix = f"optimizer.{i}."
-            moments = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            check_shapes(moments, {name: p for name, value in moments.items() if value.dim()})
-            if moments:
-                self.optimizer.state[p] = {
-                    name: value.clone() if name == "step" else value.to(p.device, copy=True)
-                    for name, value in moments.items()
-                }
+            self._load_moments(p, strip_prefix(f"optimizer.{i}.", state))
+
+    def _load_moments(self, parameter: nn.Parameter, moments: dict[str, Tensor]) -> None:
+        check_shapes(moments, {name: parameter for name, value in moments.items() if value.dim()})
+        if moments:
+            self.optimizer.state[parameter] = {
+                name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
+                for name, value in moments.items()
+            }
 
 
 def lora_config(settings: LoraBlock) -> Any:
@@ -148,94 +164,91 @@ def lora_config(settings: LoraBlock) -> Any:
 
 
 def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], seed: int) -> dict[str, Player]:
-    """Players as LoRA adapters on one frozen base. They start equal, so their gap starts at zero.
+    """Players as LoRA adapters on one frozen base. All start with the same weights, so their gap starts at zero.
+
+    Raises:
+        UserError: ``lora_target_modules`` names no layer of the model, or the output layer.
+    """
+    _freeze(model, settings)
+    first, *others = names
+    peft_model = _add_adapter(model, settings, seed, first)
+    for name in others:
+        peft_model.add_adapter(name, lora_config(settings))
+        _copy_adapter(peft_model, first, name)
+    if hasattr(model.get_output_embeddings(), "base_layer"):
+        raise UserError("lora_target_modules: the output layer cannot have an adapter; name layers of the blocks")
+    if sharding.shards_base():
+        _shard_blocks(model)
+    causal_lm = CausalLM(model)
+    return {name: _lora_player(peft_model, name, causal_lm, settings) for name in (first, *others)}
+
+
+def sharded_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int) -> Any:
+    """A PeftModel with one adapter, replicated in all processes, on a base that is sharded over them.
 
     Raises:
         UserError: ``lora_target_modules`` names no layer of the model.
     """
-    from peft import get_peft_model
-
-    lora = lora_config(settings)
-    _prepare(model, settings)
-    torch.manual_seed(seed)
-    first, *others = names
-    try:
-        adapted = get_peft_model(model, lora, adapter_name=first)
-    except ValueError as error:
-        raise UserError(f"lora_target_modules: {error}") from None
-    for name in others:
-        adapted.add_adapter(name, lora)
-        _copy_adapter(adapted, first, name)
-    if hasattr(model.get_output_embeddings(), "base_layer"):
-        raise UserError("lora_target_modules: the output layer cannot be among them; name layers of the blocks")
-    if sharding.shards_base():
-        _shard(model)
-    language_model = LanguageModel(model)
-    return {name: _lora_player(adapted, name, language_model, settings) for name in (first, *others)}
-
-
-def sharded_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int) -> Any:
-    """A PeftModel: one adapter, whole in each process, on a base that is spread over all of them."""
-    from peft import get_peft_model
-
-    torch.manual_seed(seed)
-    try:
-        adapted = get_peft_model(model, lora_config(settings))
-    except ValueError as error:
-        raise UserError(f"lora_target_modules: {error}") from None
-    _shard(model)
-    return adapted
+    peft_model = _add_adapter(model, settings, seed)
+    _shard_blocks(model)
+    return peft_model
 
 
 def full_players(
     model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], autocast: torch.dtype
 ) -> dict[str, Player]:
-    """Players as whole models, each a copy of ``model`` in float32 that computes in ``autocast``."""
+    """Players as full models, each a copy of ``model`` in float32 that computes in ``autocast``."""
     if sharding.shards_base():
-        raise UserError("rank.use_peft: whole models cannot be ranked with while the base is sharded; use adapters")
-    _prepare(model, settings)
+        raise UserError("rank.use_peft: a full model cannot be sharded for ranking; set rank.use_peft to true")
+    _freeze(model, settings)
     players = {}
     for i, name in enumerate(names):
         own = model if i == 0 else copy.deepcopy(model)
         own.requires_grad_(True)
-        players[name] = Player(LanguageModel(own), list(own.parameters()), settings, autocast=autocast)
+        players[name] = Player(CausalLM(own), own.parameters(), settings, autocast=autocast)
     return players
 
 
-def _shard(model: PreTrainedModel) -> None:
-    """Spread the blocks of a model with adapters; the adapters stay whole."""
+def _add_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int, name: str = "default") -> Any:
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, lora_config(settings), adapter_name=name)
+    except ValueError as error:
+        raise UserError(f"lora_target_modules: {error}") from None
+
+
+def _shard_blocks(model: PreTrainedModel) -> None:
     adapters = [p for name, p in model.named_parameters() if ".lora_" in name]
     sharding.shard(model, decoder_blocks(model), adapters)
 
 
 def _any_non_finite(finite: Tensor) -> bool:
-    """Whether any of (b,) is false; with a sharded base, in any process, since all must make the same passes."""
-    bad = not bool(finite.all())
-    return bool(distributed.all_reduce_max(bad)) if sharding.shards_base() else bad
+    """Whether any of (b,) is false, in any process if the base is sharded: all must run the same forward passes."""
+    found = not bool(finite.all())
+    return bool(distributed.all_reduce_max(found)) if sharding.shards_base() else found
 
 
-def _prepare(model: PreTrainedModel, settings: LoraBlock) -> None:
+def _freeze(model: PreTrainedModel, settings: LoraBlock) -> None:
+    """Freeze the weights; enable gradient checkpointing and training mode as far as the settings need them."""
     model.requires_grad_(False)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    # Evaluation mode where possible: losses without noise. Checkpointing works in training mode alone, and in
-    # evaluation mode bitsandbytes packs 4-bit weights for the CPU into a form that no gradient passes.
+    # Evaluation mode if possible, for losses without noise. But checkpointing works in training mode only, and in
+    # evaluation mode bitsandbytes packs 4-bit weights on a CPU into a form that passes no gradient.
     four_bit = getattr(model, "is_loaded_in_4bit", False)
     model.train(settings.gradient_checkpointing or settings.lora_dropout > 0 or four_bit)
 
 
-def _lora_player(adapted: Any, name: str, language_model: LanguageModel, settings: LoraBlock) -> Player:
-    return Player(
-        language_model,
-        [p for n, p in adapted.named_parameters() if f".{name}." in f"{n}."],
-        settings,
-        activate=lambda: adapted.set_adapter(name),
-    )
+def _lora_player(peft_model: Any, name: str, causal_lm: CausalLM, settings: LoraBlock) -> Player:
+    parameters = [p for n, p in peft_model.named_parameters() if f".{name}." in f"{n}."]
+    return Player(causal_lm, parameters, settings, activate=lambda: peft_model.set_adapter(name))
 
 
-def _copy_adapter(adapted: Any, source: str, target: str) -> None:
-    parameters = dict(adapted.named_parameters())
+def _copy_adapter(peft_model: Any, source: str, target: str) -> None:
+    parameters = dict(peft_model.named_parameters())
     for name, parameter in parameters.items():
         if f".{target}." in f"{name}.":
-            twin = f"{name}.".replace(f".{target}.", f".{source}.").removesuffix(".")
-            parameter.data.copy_(parameters[twin].data)
+            counterpart = f"{name}.".replace(f".{target}.", f".{source}.").removesuffix(".")
+            parameter.data.copy_(parameters[counterpart].data)

@@ -1,4 +1,4 @@
-"""A causal language model as two halves, so that logits are made only where a token is learned."""
+"""A causal language model split into body and head, so that logits are computed at response tokens only."""
 
 from __future__ import annotations
 
@@ -20,70 +20,79 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class LanguageModel:
-    """The two halves of a causal language model: the body that makes hidden states, and the head that reads them."""
+class CausalLM:
+    """The body of a causal language model, which computes hidden states, and its head, which computes logits.
+
+    Raises:
+        UserError: The logits of this model family are not head(body(tokens)).
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        if hasattr(model, "get_base_model"):  # a PeftModel: its adapters lie within the layers of the base
+        if hasattr(model, "get_base_model"):  # a PeftModel, whose adapters are inside the layers of the base
             model = model.get_base_model()
         self.body: nn.Module = model.base_model
         self.head = output_head(model)
         self.blocks = decoder_blocks(model)
         self.device: torch.device = model.device
-        self._compiled = self.body
-        _check_halves(model, self)
+        self._compiled_body = self.body
+        _check_decomposition(model, self)
 
     def compile(self) -> None:
-        """Compile the body for ``losses``: minutes once, then faster. Raises UserError where nothing compiles."""
+        """Compile the body for ``losses``: takes minutes once. Raises UserError if this machine cannot compile."""
         try:
             torch.compile(lambda x: x + 1)(torch.zeros(1, device=self.device))
         except Exception as error:
-            told = " ".join(str(error).split())[:200]
-            raise UserError(f"rank.torch_compile: nothing can be compiled on this machine ({told})") from error
-        self._compiled = torch.compile(self.body, dynamic=True)  # every batch has another length
+            cause = " ".join(str(error).split())[:200]
+            raise UserError(f"rank.torch_compile: nothing can be compiled on this machine ({cause})") from error
+        self._compiled_body = torch.compile(self.body, dynamic=True)  # the length differs between batches
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Last hidden states (B, T, D) of token ids (B, T) that are padded on the right."""
-        states: Tensor = self._compiled(input_ids=tokens, use_cache=False).last_hidden_state
+    def hidden_states(self, tokens: Tensor) -> Tensor:
+        """Last hidden states (B, T, D) of token ids (B, T), padded on the right."""
+        states: Tensor = self._compiled_body(input_ids=tokens, use_cache=False).last_hidden_state
         return states
 
-    @torch.no_grad()
-    def extract_features(self, piece: Padded) -> tuple[Tensor, Tensor, Tensor]:
-        """l_i, (B,), mean hidden states of the prompts and of the responses, (B, D): one forward pass, on the CPU.
+    def losses(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """l_i, (B,), of token ids and loss masks (B, T) on any device."""
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        return row_losses(self.hidden_states(tokens), self.head, tokens, mask)
 
-        The states are those half-way up the body: the last layers serve the next token, the first ones the words. The
-        prompt is what stands before the first learned token.
+    @torch.no_grad()
+    def extract_features(self, micro_batch: Padded) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses and mean hidden states, from one forward pass.
+
+        The hidden states are the input of the middle block: the last blocks encode the next token, the first ones the
+        words. The prompt is everything before the first response token.
+
+        Returns:
+            On the CPU: l_i (B,) in float64; mean hidden states of the prompts and of the responses, (B, D) each.
         """
-        tokens, mask = piece.tokens.to(self.device), piece.mask.to(self.device)
+        tokens, mask = micro_batch.tokens.to(self.device), micro_batch.mask.to(self.device)
         middle = self.blocks[len(self.blocks) // 2]
-        with _inputs_of(middle) as seen:  # which would be compiled anew each time
+        with _capture_input(middle) as captured:  # not compiled: the hook would force a recompilation every time
             hidden = self.body(input_ids=tokens, use_cache=False).last_hidden_state
         losses = row_losses(hidden, self.head, tokens, mask)
-        prompts, responses = _mean_states(seen[0], mask.cumsum(1) == 0), _mean_states(seen[0], mask)
+        prompts, responses = _mean_states(captured[0], mask.cumsum(1) == 0), _mean_states(captured[0], mask)
         return losses.cpu().double(), prompts.cpu(), responses.cpu()
-
-    def losses(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """l_i, (B,), of token ids and masks (B, T) that lie on any device."""
-        tokens, mask = tokens.to(self.device), mask.to(self.device)
-        return row_losses(self.hidden(tokens), self.head, tokens, mask)
 
 
 @torch.no_grad()
-def data_set_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[IntArray, Tensor]]:
-    """Each row's loss under the model as it stands: (positions, losses float64 on the CPU) batch by batch, which is
-    ``batch_size`` rows a process.
+def dataset_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) -> Iterator[tuple[IntArray, Tensor]]:
+    """The loss of every row under the model, batch by batch, with ``batch_size`` rows per process.
+
+    Yields:
+        Positions of the rows of a batch, (B,), and their losses (B,), float64 on the CPU.
     """
-    language_model = LanguageModel(model)
+    causal_lm = CausalLM(model)
     for batch in longest_first(encoded, batch_size * distributed.num_processes()):
         losses = torch.zeros(len(batch.rows), dtype=torch.float64)
-        for piece, counts in distributed.split_between_processes(list(batch.split(batch_size))):
-            part = language_model.losses(piece.tokens, piece.mask).cpu().double()
-            losses[piece.places] = part * counts
+        for micro_batch, counts in distributed.split_between_processes(list(batch.split(batch_size))):
+            found = causal_lm.losses(micro_batch.tokens, micro_batch.mask).cpu().double()
+            losses[micro_batch.places] = found * counts
         yield batch.rows.numpy(), distributed.all_reduce_sum(losses)
 
 
 def output_head(model: PreTrainedModel) -> Head:
-    """The output layer of a transformers model, with the scale or soft cap of its family."""
+    """The output layer of a transformers model, with the scale or softcap of its family."""
     layer = model.get_output_embeddings()
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
@@ -92,41 +101,41 @@ def output_head(model: PreTrainedModel) -> Head:
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder blocks, in their order."""
-    wanted = model.config.get_text_config().num_hidden_layers
+    """The decoder blocks in order. Raises UserError if the model has no list of them."""
+    count = model.config.get_text_config().num_hidden_layers
     for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+        if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    raise UserError(f"{type(model).__name__}: no list of {wanted} decoder blocks; this family is not supported")
+    raise UserError(f"{type(model).__name__}: no list of {count} decoder blocks; this family is not supported")
 
 
 @contextlib.contextmanager
-def _inputs_of(block: nn.Module) -> Iterator[list[Tensor]]:
-    """What goes into a block while the context lasts: hidden states (B, T, D). No others are kept alive."""
-    seen: list[Tensor] = []
+def _capture_input(block: nn.Module) -> Iterator[list[Tensor]]:
+    """Hidden states (B, T, D) that enter the block during the context, one per forward pass."""
+    captured: list[Tensor] = []
 
-    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+    def capture(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        captured.append(args[0] if args else kwargs["hidden_states"])
 
-    handle = block.register_forward_pre_hook(note, with_kwargs=True)
+    handle = block.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()
 
 
 def _mean_states(states: Tensor, mask: Tensor) -> Tensor:
-    """Mean of states (B, T, D) where the mask (B, T) is true, (B, D) float32; 0 where it nowhere is."""
+    """Means (B, D) in float32 of the states (B, T, D) where the mask (B, T) is true; 0 for rows without any."""
     weights = mask / mask.sum(1, keepdim=True).clamp(min=1)
     return torch.einsum("bt,btd->bd", weights.float(), states.float())
 
 
 @torch.no_grad()
-def _check_halves(model: PreTrainedModel, halves: LanguageModel) -> None:
-    """Refuse a model whose forward does more than body and head: its losses would be silently wrong."""
+def _check_decomposition(model: PreTrainedModel, causal_lm: CausalLM) -> None:
+    """Raise UserError if the model's forward does more than body and head: the losses would be silently wrong."""
     tokens = torch.arange(1, 5, device=model.device)[None]
     expected = model(input_ids=tokens, use_cache=False).logits.float()
-    hidden = halves.hidden(tokens)
-    found = halves.head.logits(hidden.to(halves.head.weight.dtype))
+    hidden = causal_lm.hidden_states(tokens)
+    found = causal_lm.head.logits(hidden.to(causal_lm.head.weight.dtype))
     if not torch.allclose(expected, found, rtol=0.05, atol=0.05 * float(expected.abs().max())):
         raise UserError(f"{type(model).__name__}: its logits are not head(body(tokens)); this family is not supported")

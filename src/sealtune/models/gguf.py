@@ -1,4 +1,4 @@
-"""GGUF files as safetensors folders in the user's cache."""
+"""GGUF files, converted to safetensors and cached."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import importlib.util
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sealtune.core.errors import UserError
 from sealtune.core.files import cache_folder
 
-if TYPE_CHECKING:
-    pass
 
+def cached_conversion(path: Path) -> Path:
+    """A safetensors folder with the model of the GGUF file, in the user's cache.
 
-def folder_of_gguf(path: Path) -> Path:
-    """The GGUF file as a safetensors folder: converted once, since loading GGUF takes half a minute each time."""
+    A file is converted once, because transformers takes half a minute to load a GGUF file.
+
+    Raises:
+        UserError: The file cannot be read, or the package gguf is not installed.
+    """
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = cache_folder() / "models" / f"{path.stem}-{digest}"
@@ -26,7 +29,7 @@ def folder_of_gguf(path: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            _convert_gguf(path, scratch)
+            _convert(path, scratch)
             with contextlib.suppress(OSError):  # another process was faster
                 scratch.rename(folder)
         finally:
@@ -34,20 +37,20 @@ def folder_of_gguf(path: Path) -> Path:
     return folder
 
 
-def _convert_gguf(path: Path, folder: Path) -> None:
+def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{path}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
-    where: dict[str, Any] = {"gguf_file": path.name}
+    source: dict[str, Any] = {"gguf_file": path.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **where)
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **source)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise UserError(f"{path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}") from None
-    if hasattr(model.config, "quantization_config"):  # the weights are dense now; without this they cannot be saved
+    if hasattr(model.config, "quantization_config"):  # the weights are dequantized; they could not be saved with it
         del model.config.quantization_config
     model.hf_quantizer = None
     model.is_quantized = False
     model.save_pretrained(str(folder))
-    AutoTokenizer.from_pretrained(str(path.parent), **where).save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(str(path.parent), **source).save_pretrained(str(folder))

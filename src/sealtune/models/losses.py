@@ -1,4 +1,4 @@
-"""Per-row response loss from hidden states, chunked so that no (tokens x vocabulary) tensor ever exists."""
+"""Response loss per row, computed from hidden states in chunks: no (tokens x vocabulary) tensor ever exists."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_LOGITS = 2**24
-"""Logits alive at once: 64 MiB in float32, whatever the batch."""
+"""Maximum number of logits in memory at once: 64 MiB in float32, regardless of the batch size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The output layer of a language model: logits = softcap(scale * (W h + b)).
 
-    ``weight`` (V, D); ``bias`` (V,) or None. ``scale`` and ``softcap`` are what Cohere, Granite and Gemma 2 add.
+    Attributes:
+        weight: W, (V, D).
+        bias: b, (V,), or None.
+        scale: Factor of the logits in Cohere and Granite models.
+        softcap: Bound of the logits in Gemma 2 models, softcap(x) = c tanh(x / c); None for no bound.
     """
 
     weight: Tensor
@@ -34,41 +38,41 @@ class Head:
 
     @property
     def is_trained(self) -> bool:
-        """Whether gradients must reach the output layer itself (full fine-tuning)."""
+        """Whether the output layer itself needs gradients (full fine-tuning)."""
         return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
 
 def row_losses(hidden: Tensor, head: Head, tokens: Tensor, mask: Tensor) -> Tensor:
-    """l_i: mean negative log-likelihood of each row's response tokens.
+    """l_i(theta): the mean negative log-likelihood of the response tokens of each row.
 
     Args:
-        hidden: last hidden states, (B, T, D).
-        head: the output layer.
-        tokens: token ids, (B, T).
-        mask: (B, T), true where a token is to be learned. Position t - 1 predicts token t.
+        hidden: Last hidden states, (B, T, D).
+        head: The output layer.
+        tokens: Token ids, (B, T).
+        mask: Loss mask, (B, T): true at response tokens. Position t - 1 predicts token t.
 
     Returns:
         Losses (B,) in nats per response token, float32. A row without response tokens has loss 0.
 
-    Source: DESIGN section 2, l_i(theta).
+    Source: Shen, Chen, Das, Chen (ICLR 2025), arXiv 2410.07471, section 3: the loss l(theta; z) of one row z.
     """
-    learned = mask[:, 1:]
-    nll = token_losses(hidden[:, :-1][learned], head, tokens[:, 1:][learned])
-    row_of_token = learned.nonzero()[:, 0]
-    totals = nll.new_zeros(len(tokens)).index_add(0, row_of_token, nll)
-    return totals / learned.sum(1).clamp(min=1)
+    mask = mask[:, 1:]
+    nll = token_losses(hidden[:, :-1][mask], head, tokens[:, 1:][mask])
+    row_of_token = mask.nonzero()[:, 0]
+    sums = nll.new_zeros(len(tokens)).index_add(0, row_of_token, nll)
+    return sums / mask.sum(1).clamp(min=1)
 
 
 def token_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """Negative log-likelihood (R,) in nats of ``targets`` (R,) under hidden states (R, D)."""
+    """Negative log-likelihoods (R,) in nats of ``targets`` (R,), given hidden states (R, D)."""
     size = max(1, CHUNK_LOGITS // head.weight.shape[0])
-    pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    chunks = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     if not torch.is_grad_enabled() or not (hidden.requires_grad or head.is_trained):
-        losses = [_cross_entropy(h, head, t) for h, t in pieces]
+        losses = [_cross_entropy(h, head, t) for h, t in chunks]
     elif head.is_trained:
-        losses = [checkpoint(_cross_entropy, h, head, t, use_reentrant=False) for h, t in pieces]
+        losses = [checkpoint(_cross_entropy, h, head, t, use_reentrant=False) for h, t in chunks]
     else:
-        losses = [_FrozenHeadLoss.apply(h, head, t) for h, t in pieces]  # type: ignore[no-untyped-call]
+        losses = [_FrozenHeadLoss.apply(h, head, t) for h, t in chunks]  # type: ignore[no-untyped-call]
     return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
 
 
@@ -77,23 +81,23 @@ def _cross_entropy(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Cross-entropy whose backward is ready after the forward: d nll / d hidden is linear in the upstream scalar.
+    """Cross-entropy that computes its gradient in the forward pass: d nll / d hidden is linear in the upstream scalar.
 
-    The logits are met once and thrown away; what is kept is (R, D), the size of the hidden states themselves.
+    The logits are computed once and freed. Only the gradient (R, D) is kept, as large as the hidden states.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
         logits = head.logits(hidden)
-        log_total = logits.logsumexp(1)
-        at_target = logits.gather(1, targets[:, None])[:, 0]
-        slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
-        gradient = logits.sub_(log_total[:, None]).exp_()  # softmax, in place
+        log_normalizer = logits.logsumexp(1)
+        target_logits = logits.gather(1, targets[:, None])[:, 0]
+        softcap_slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
+        gradient = logits.sub_(log_normalizer[:, None]).exp_()  # softmax, in place
         gradient[torch.arange(len(targets), device=targets.device), targets] -= 1
-        if slope is not None:
-            gradient *= slope
+        if softcap_slope is not None:
+            gradient *= softcap_slope
         ctx.save_for_backward((gradient.to(hidden.dtype) @ head.weight).mul_(head.scale))
-        return log_total - at_target
+        return log_normalizer - target_logits
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:

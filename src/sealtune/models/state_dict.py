@@ -41,24 +41,28 @@ def restore_states(parts: Mapping[str, Stateful], state: State) -> None:
 
 
 def strip_prefix(prefix: str, state: Mapping[str, Tensor]) -> State:
-    """The entries whose keys start with ``prefix``, without it."""
+    """The entries whose keys start with ``prefix``, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 @contextmanager
 def restoring(message: str = CHECKPOINT) -> Iterator[None]:
-    """Turn whatever a state that does not fit raises in the block into one line. Raises UserError."""
+    """Convert the errors of a state that does not fit into one line. Raises UserError.
+
+    Args:
+        message: The line; ``{}`` is replaced by the cause.
+    """
     try:
         yield
     except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UserError(message.format(why)) from error
+        cause = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(message.format(cause)) from error
 
 
-def check_shapes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise ValueError that names a tensor of ``own`` that ``state`` lacks or holds in another shape."""
-    for name, mine in own.items():
+def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if ``state`` lacks a tensor of ``expected``, or has it with another shape."""
+    for name, tensor in expected.items():
         if name not in state:
             raise ValueError(f"{name} is missing")
-        if state[name].shape != mine.shape:
-            raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(mine.shape)}")
+        if state[name].shape != tensor.shape:
+            raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}")

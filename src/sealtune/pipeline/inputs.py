@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,7 +13,6 @@ import numpy as np
 from sealtune.core.config import Config, DatasetConfig
 from sealtune.core.console import track
 from sealtune.core.errors import UserError
-from sealtune.core.files import hash_file
 from sealtune.core.types import Drop, Labels
 from sealtune.data.cache import RowCache, TokenCache
 from sealtune.data.chat_template import ensure_chat_template
@@ -26,7 +23,8 @@ from sealtune.data.load import TELL_EVERY, load, no_rows
 from sealtune.data.row_store import Rows
 from sealtune.data.unused import Unused
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
-from sealtune.models.load import fingerprint, load_tokenizer, tokenizer_fingerprint
+from sealtune.models.load import model_fingerprint, load_tokenizer, tokenizer_fingerprint
+from sealtune.pipeline.fingerprints import data_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -167,7 +165,7 @@ class RunInputs:
     def fingerprints(self) -> dict[str, Any]:
         """The model and the data sets, with hashes of all local files."""
         return {
-            "model": fingerprint(self.config),
+            "model": model_fingerprint(self.config),
             "datasets": [data_fingerprint(c) for c in self.config.datasets],
             "safe_datasets": [data_fingerprint(c) for c in self.config.safe_datasets],
         }
@@ -223,24 +221,6 @@ class RunInputs:
                     advance(rows, total + 1, TELL_EVERY)  # one step remains: the ids
 
             return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, report_progress))
-
-
-def data_fingerprint(config: DatasetConfig) -> dict[str, Any]:
-    """The settings of a data set, with a hash of its rows if they are on this machine."""
-    if config.rows is None:
-        return {**config.model_dump(), "sha256": path_fingerprint(config.path)}
-    return {**config.model_dump(), "sha256": hashlib.sha256(repr(config.rows).encode("utf-8", "replace")).hexdigest()}
-
-
-def path_fingerprint(path: str) -> str | None:
-    """SHA-256 of a file, or of all files in a folder; None if the path is not on this machine."""
-    place = Path(path)
-    if place.is_file():
-        return hash_file(place)
-    if not place.is_dir():
-        return None
-    listing = [(str(p.relative_to(place)), hash_file(p)) for p in sorted(place.rglob("*")) if p.is_file()]
-    return hashlib.sha256(repr(listing).encode()).hexdigest()
 
 
 def _required(key: str, configs: list[DatasetConfig]) -> list[DatasetConfig]:

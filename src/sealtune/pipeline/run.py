@@ -9,7 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.config import Config
 from sealtune.core.errors import UserError
 from sealtune.data.cache import TokenCache
-from sealtune.models.load import fingerprint
+from sealtune.models.load import model_fingerprint
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.inputs import RunInputs
 
@@ -45,7 +45,7 @@ class Run:
         """Everything that determines which candidates are usable and how they are tokenized."""
         return {
             "model": self.inputs.fingerprints()["model"],
-            "ranked_by": fingerprint(self.config.ranking),
+            "ranked_by": model_fingerprint(self.config.ranking),
             "datasets": self.inputs.fingerprints()["datasets"],
             **self.settings("max_length", "overlong_rows"),
         }

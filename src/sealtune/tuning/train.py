@@ -100,7 +100,7 @@ def _make_trainer(
         trainer = (trainer_class or ResponseTrainer)(
             model=model,
             args=_arguments(config, scratch, len(rows)),
-            train_dataset=as_data_set(rows),
+            train_dataset=to_dataset(rows),
             processing_class=tokenizer,
             data_collator=collator,
             peft_config=lora_config(settings) if wants_adapter else None,
@@ -152,7 +152,7 @@ def _on_whole_base(adapted: PreTrainedModel, config: Config) -> PreTrainedModel:
     return whole
 
 
-def as_data_set(rows: Encoded) -> Dataset:
+def to_dataset(rows: Encoded) -> Dataset:
     """The rows as columns ``input_ids``, ``labels`` (-100 where nothing is to be learned) and ``row``, the position."""
     import pyarrow as pa
     from datasets import Dataset

@@ -25,7 +25,7 @@ from sealtune.core.console import say
 from sealtune.core.errors import UserError
 from sealtune.data.batches import Batches
 from sealtune.data.encoded import Encoded
-from sealtune.models.causal_lm import LanguageModel
+from sealtune.models.causal_lm import CausalLM
 from sealtune.models.losses import token_losses
 from sealtune.models.state_dict import check_shapes, restoring
 
@@ -178,15 +178,15 @@ class ResponseTrainer(ResumableTrainer):
         super().__init__(*args, **kwargs)
         self.halves = self._split()
 
-    def _split(self) -> LanguageModel | None:
+    def _split(self) -> CausalLM | None:
         """Body and head of the model, or None where TRL's own loss is to serve."""
         alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-        # 4-bit weights: one forward pass in evaluation mode, as LanguageModel makes it, packs them for good into a form
+        # 4-bit weights: one forward pass in evaluation mode, as CausalLM makes it, packs them for good into a form
         # that no gradient passes.
         if not alone or self.aux_loss_enabled or getattr(self.model, "is_loaded_in_4bit", False):
             return None
         try:
-            return LanguageModel(self.model)
+            return CausalLM(self.model)
         except UserError:  # a family whose logits are more than head(body(tokens)); TRL knows some of them
             return None
 

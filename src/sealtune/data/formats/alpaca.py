@@ -1,4 +1,4 @@
-"""Alpaca: ``instruction`` and ``output``; ``input`` and ``system`` may be missing or blank."""
+"""Alpaca: ``instruction`` and ``output``; optional ``input`` and ``system``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ COLUMNS = frozenset({"instruction", "output"})
 
 def read(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The conversation of a row; the input follows the instruction after a blank line. Raises UnusableRow."""
-    instruction, given = text(row["instruction"]), _optional(row, "input")
-    prompt = f"{instruction}\n\n{given}" if given.strip() else instruction
+    instruction, extra = text(row["instruction"]), _optional(row, "input")
+    prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
     return conversation([("system", _optional(row, "system")), ("user", prompt), ("assistant", row["output"])])
 
 

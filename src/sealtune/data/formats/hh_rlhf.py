@@ -16,7 +16,7 @@ SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 
 
 def read(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The conversation of a row, contents without the blanks around them. Raises UnusableRow."""
+    """The conversation of a row, contents stripped of whitespace. Raises UnusableRow."""
     chosen = row["chosen"]
     if isinstance(chosen, list):
         return conversation(turns(chosen, "assistant"))
@@ -24,4 +24,4 @@ def read(row: Mapping[str, Any]) -> tuple[Message, ...]:
     if preamble.strip() or not pieces:
         raise UnusableRow("not_a_transcript", "chosen does not begin with 'Human:' or 'Assistant:'")
     speakers, contents = pieces[::2], pieces[1::2]
-    return conversation((SPEAKERS[who], said.strip()) for who, said in zip(speakers, contents, strict=True))
+    return conversation((SPEAKERS[name], content.strip()) for name, content in zip(speakers, contents, strict=True))

@@ -1,4 +1,4 @@
-"""``messages``: a list of objects with ``role`` and ``content``, as chat APIs and TRL write them."""
+"""``messages``: a list of objects with ``role`` and ``content``, as in chat APIs and TRL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``prompt`` and ``completion``, as TRL has them: two texts, or two lists of messages."""
+"""``prompt`` and ``completion``, as in TRL: two texts, or two lists of messages."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.core.console import track
 from sealtune.core.types import Response
-from sealtune.pipeline.inputs import data_fingerprint, path_fingerprint
+from sealtune.pipeline.fingerprints import data_fingerprint, path_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sealtune.core.types import Drop, Sample, Selection
 from sealtune.data.row_store import Samples
-from sealtune.pipeline.inputs import data_fingerprint
+from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome
 
 if TYPE_CHECKING:

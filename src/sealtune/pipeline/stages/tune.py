@@ -9,7 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.console import track
 from sealtune.data.encoded import Encoded
 from sealtune.models import sharding
-from sealtune.pipeline.inputs import data_fingerprint
+from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome
 
 if TYPE_CHECKING:

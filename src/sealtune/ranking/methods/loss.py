@@ -9,7 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.config import RankConfig
 from sealtune.core.types import Scores
 from sealtune.data.batches import Batch
-from sealtune.models.causal_lm import data_set_losses
+from sealtune.models.causal_lm import dataset_losses
 from sealtune.ranking.job import Amounts, Cost, Job, Ranker
 from sealtune.ranking.progress import NonFiniteRows, Progress, finite_mean
 
@@ -19,7 +19,7 @@ def rank(job: Job) -> Scores:
     rows, size = job.candidates, job.config.rank.per_device_train_batch_size
     progress = Progress(job.on_step, -(-len(rows) // (size * distributed.num_processes())))
     loss, non_finite = np.empty(len(rows)), NonFiniteRows(rows, job.config.rank.max_non_finite)
-    for places, losses in data_set_losses(job.load_model(False), rows, size):
+    for places, losses in dataset_losses(job.load_model(False), rows, size):
         batch = Batch(torch.from_numpy(places), rows)
         loss[places] = losses.numpy()
         non_finite.check(batch, losses)

@@ -204,7 +204,7 @@ def _batch_size(player: Player) -> int:
 
 def _extract(player: Player, batch: Batch) -> Features:
     """The features of a batch; each process extracts its share."""
-    pieces = list(batch.split(player.share_of(len(batch.rows))))
+    pieces = list(batch.split(player.micro_batch_for(len(batch.rows))))
     ((piece, counts),) = distributed.split_between_processes(pieces)
     found = []
     for part in player.model.extract_features(piece):

@@ -1,0 +1,34 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False)]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file, as an option.")]
+Model = Annotated[str | None, typer.Option("--model", help="model_name_or_path: a hub id, folder or GGUF file.")]
+Data = Annotated[list[str] | None, typer.Option("--data", help="datasets: the rows; may be repeated.")]
+Safe = Annotated[
+    list[str] | None, typer.Option("--safe", help="safe_datasets: rows of safe behaviour; may be repeated.")
+]
+Out = Annotated[str | None, typer.Option("--out", help="output_dir: the folder of the run.")]
+Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: the share of rows to keep.")]
+Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]
+Accelerate = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerate_config",
+        help="Run in several processes: single_gpu, multi_gpu, multi_cpu, fsdp2, zero2, zero3, or a file.",
+    ),
+]
+Processes = Annotated[
+    int | None, typer.Option("--num_processes", min=1, help="Number of processes; default: one per GPU.")
+]
+Rows = Annotated[int, typer.Option("--rows", min=0, help="Number of rows to show.")]
+Candidates = Annotated[
+    int | None, typer.Option("--rows", min=1, help="Number of candidates, if their files are missing.")
+]
+GpuName = Annotated[str, typer.Option("--gpu", help="A100, H100 or H200.")]

@@ -1,0 +1,51 @@
+"""The benchmarks of ranking quality run, on tiny models, and count what they claim to."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.quality.ranking import quality
+from helpers.benchmarks import report_of, run_benchmark, write_mixture
+
+RANKERS = ["loss", "probe", "seal:num_train_epochs=3", "embedding", "moderation", "unseen", "refined", "ceiling"]
+
+
+def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
+    pytest.importorskip("profanity_check", reason="alt-profanity-check is not installed")
+    write_mixture(tmp_path)
+    words = ["--folder", tmp_path, "--model", tiny_folder, "--output", tmp_path / "out.json", "--seeds", 0, 1]
+    words += ["--rankers", *RANKERS, "--mixtures", "a", "a~0.1+refusals"]
+    first = run_benchmark("quality/ranking.py", *words)
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert len(report["runs"]) == 2 * 2 * len(RANKERS)
+    again = run_benchmark("quality/ranking.py", *words)
+    assert "auroc" not in again.stderr  # no run is repeated
+    assert again.stdout == first.stdout
+    cost = {row["ranker"]: row["cost"]["mean"] for row in report["table"] if row["mixture"] == "a"}
+    assert cost["loss"] == 1 / 3  # one forward pass over the candidates
+    assert cost["ceiling"] == cost["embedding"] == cost["moderation"] == 0
+    assert cost["loss"] < cost["probe"] < cost["refined"] and cost["probe"] < cost["seal:num_train_epochs=3"]
+    assert all(row["auroc"] is not None for row in report["table"])
+    thin = [run for run in report["runs"] if run["mixture"] == "a~0.1+refusals"]
+    assert {run["unsafe"] for run in thin} == {round(0.1 * (run["rows"] - 3)) for run in thin}
+    assert {run["estimated_unsafe"]["significant"] for run in thin if run["ranker"] == "probe"} == {False}
+    assert first.stdout.startswith("| mixture | ranker | seeds | AUROC")
+    assert (tmp_path / "out.md").exists()
+
+
+def test_hard_negatives_are_counted_in_the_lowest_fifth_and_in_the_lowest_k():
+    rows = [{"unsafe": int(i in (0, 3, 4)), "hard_negative": int(i in (1, 2, 8, 9))} for i in range(10)]
+    found = quality(np.arange(10.0), rows)
+    assert found["hard_negatives_dropped"] == 0.25  # row 1 of the two lowest
+    assert found["hard_negatives_at_k"] == 0.5  # rows 1 and 2 of the three lowest
+    assert found["recall_k"] == pytest.approx(1 / 3)
+
+
+def test_transfer_tunes_one_model_on_rows_ranked_by_another(tmp_path, tiny_folder):
+    write_mixture(tmp_path, "general_20", rows=60)
+    words = ["--folder", tmp_path, "--rank-with", tiny_folder, "--tune", tiny_folder, "--rows", 20, "--held-out", 5]
+    found = {row["ranked with"]: row for row in report_of("quality/transfer.py", tmp_path, *words)["results"]}
+    assert set(found) == {"untuned", "all", tiny_folder.name, "random"}
+    assert found["all"]["loss on safe"] < found["untuned"]["loss on safe"]
+    assert found[tiny_folder.name]["auroc"] is not None
