@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format types bench inspect clean
+.PHONY: demo test lint format types bench inspect screenshots clean
 
 demo: $(STAMP)          ## the whole pipeline on a real model and the quickstart rows
 	$(BIN)/sealtune run configs/quickstart.yaml
@@ -26,6 +26,9 @@ bench: $(STAMP)         ## tokens per second and memory, compared with plain fin
 
 inspect: $(STAMP)       ## the quickstart rows as they are trained on
 	$(BIN)/sealtune inspect configs/quickstart.yaml
+
+screenshots: $(STAMP)   ## the README's pictures, from the report of `make demo`; needs Chromium
+	$(BIN)/python docs/make_screenshots.py runs/quickstart/report.html
 
 clean:                  ## remove the environment and what runs made
 	rm -rf $(VENV) runs

@@ -1,4 +1,4 @@
-"""One thread a test process: the tiny models run faster so, and results repeat to the bit."""
+"""One thread per test process: tiny models run faster, and results are reproducible to the bit."""
 
 import os
 
@@ -14,13 +14,13 @@ from sealtune.cli.progress import show_log
 
 @pytest.fixture(autouse=True)
 def log_on_stderr():
-    """The log as the command line prints it, for ``capsys``."""
+    """Print the log to stderr like the command line, so that tests can read it with ``capsys``."""
     show_log()
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A two-layer model with a ChatML tokenizer, saved as a user would have it."""
+    """A folder with a two-layer model and a ChatML tokenizer."""
     from helpers.chat_tokenizers import chatml_tokenizer
     from helpers.tiny import tiny_model
 
@@ -33,7 +33,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture
 def project(tmp_path, tiny_folder, monkeypatch):
-    """A folder with everything that a run needs, entered; returns the config as plain values."""
+    """Change into a folder with all files that a run needs; returns the config as a dictionary."""
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "candidates.jsonl", made_rows(20, 1, note={"kept": ["as", "is"]}))
     write_jsonl(tmp_path / "safe.jsonl", made_rows(6, 2))

@@ -20,7 +20,7 @@ def test_the_functions_work_on_objects(tiny_folder):
     model, tokenizer = sealtune.tune(str(tiny_folder), rows, keep=kept, tune={"max_steps": 1}, **SETTINGS)
     prompts = [{"prompt": "red fox", "kind": "harmful"}, {"prompt": "blue dog", "kind": "harmless"}]
     table = sealtune.evaluate(model, tokenizer, prompts, max_new_tokens=3)
-    assert {row["measure"] for row in table} == {"compliance", "over_refusal"}
+    assert {row["measure"] for row in table} == {"attack_success_rate", "over_refusal"}
     with pytest.raises(UserError, match="1 ids are not among the rows, for example none"):
         sealtune.tune(str(tiny_folder), rows, keep=["none"], **SETTINGS)
 

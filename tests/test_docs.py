@@ -54,7 +54,9 @@ def test_cited_files_exist(file):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", PAGES[page]):
+    text = PAGES[page]
+    pictures = re.findall(r'src(?:set)?="(?!https?:)([^"]+)"', text)
+    for target in [*re.findall(r"\]\((?!https?:|#)([^)#]+)", text), *pictures]:
         assert (ROOT / page).parent.joinpath(target).exists(), target
 
 

@@ -1,4 +1,4 @@
-"""What other people's files, configs and run folders may not do: grow, leave their folder, run code, tell a key."""
+"""What files, configs and run folders from others must not do: grow, leave their folder, run code, reveal a key."""
 
 import json
 import pickle
@@ -19,7 +19,7 @@ from sealtune.core.config_io import build_config, read_yaml
 from sealtune.core.errors import RunError, UserError
 from sealtune.data import size_limits
 from sealtune.data.load import load
-from sealtune.data.text_files import DEEPEST
+from sealtune.data.text_files import MAX_NESTING
 from sealtune.models.load import load_model
 from sealtune.pipeline.folder import RunFolder
 from sealtune.tuning.saved_model import load_tuned
@@ -39,7 +39,7 @@ def read(path):
     return load([DatasetConfig(path=str(path))])
 
 
-def fault(path):
+def error_of(path):
     with pytest.raises(UserError) as caught:
         read(path)
     assert "\n" not in str(caught.value) and str(caught.value).isprintable()
@@ -48,7 +48,7 @@ def fault(path):
 
 @freely
 @given(st.lists(st.dictionaries(st.sampled_from(["id", "prompt", "response", "messages", "x"]), values), max_size=4))
-def test_any_json_is_rows_drops_or_one_line(tmp_path, rows):
+def test_any_json_becomes_rows_drops_or_one_error_line(tmp_path, rows):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     try:
@@ -65,10 +65,10 @@ def test_any_json_is_rows_drops_or_one_line(tmp_path, rows):
 @example(b"a: !!python/object/apply:os.system ['true']")
 @example(b"seed: " + b"9" * 5000)
 @example(b"rank: " + b"[" * 3000)
-def test_any_bytes_are_a_config_or_a_few_clear_lines(tmp_path, content):
+def test_any_bytes_become_a_config_or_a_few_error_lines(tmp_path, content):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError) as caught:  # none of them names a model
+    with pytest.raises(UserError) as caught:  # no example names a model
         build_config(read_yaml(path), str(path))
     lines = str(caught.value).split("\n")
     assert all(line.isprintable() and "config.yaml" in line for line in lines)
@@ -76,36 +76,36 @@ def test_any_bytes_are_a_config_or_a_few_clear_lines(tmp_path, content):
 
 @freely
 @given(st.dictionaries(st.sampled_from(["seed", "rank", "datasets", "dtype", "max_length"]), values))
-def test_any_values_are_a_config_or_clear_lines(given_values):
+def test_any_values_become_a_config_or_error_lines(given_values):
     try:
         build_config({"model_name_or_path": "m"} | given_values)
     except UserError as error:
         assert str(error).replace("\n", "").isprintable()
 
 
-def test_few_aliases_that_stand_for_many_values_are_refused(tmp_path):
+def test_aliases_that_expand_to_many_values_are_refused(tmp_path):
     levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 9))
     (tmp_path / "config.yaml").write_text("l0: &l0 [x]\n" + levels)
     with pytest.raises(UserError, match=r"line \d+: not valid YAML: aliases that grow"):
         read_yaml(tmp_path / "config.yaml")
 
 
-def test_a_row_of_a_megabyte_is_read_and_a_deep_one_refused(tmp_path):
+def test_a_row_of_a_megabyte_is_read_and_a_deeply_nested_one_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "p" * 2**20, "response": "r" * 2**20}))
     assert len(read(path).samples[0].response) == 2**20
-    path.write_text('{"prompt": "p", "response": "r", "x": ' + "[" * DEEPEST + "]" * DEEPEST + "}")
-    assert "row" in fault(path) or "line 1" in fault(path)
+    path.write_text('{"prompt": "p", "response": "r", "x": ' + "[" * MAX_NESTING + "]" * MAX_NESTING + "}")
+    assert "row" in error_of(path) or "line 1" in error_of(path)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".zip", ".tar", ".zst", ".json.bz2"])
-def test_packed_files_are_never_unpacked(tmp_path, suffix):
+def test_archives_are_never_unpacked(tmp_path, suffix):
     (tmp_path / f"rows{suffix}").write_bytes(b"\x1f\x8b" + bytes(100))
-    assert "rows" + suffix in fault(tmp_path / f"rows{suffix}")
+    assert "rows" + suffix in error_of(tmp_path / f"rows{suffix}")
 
 
 def bombs(folder):
-    """Files of a few kilobytes that stand for 64 MiB."""
+    """Files of a few kilobytes that expand to 64 MiB."""
     column = pa.array(["A" * 2**20] * 64)
     table = pa.table({"prompt": column, "response": column})
     pq.write_table(table, folder / "dictionary.parquet", compression="zstd")
@@ -121,17 +121,17 @@ def bombs(folder):
 def test_files_that_grow_beyond_the_limit_are_refused(tmp_path, monkeypatch):
     found = bombs(tmp_path)
     assert len(found) == 4 and all(path.stat().st_size < 200_000 for path in found)
-    monkeypatch.setattr(size_limits, "FREE", 2**24)
+    monkeypatch.setattr(size_limits, "MIN_LIMIT", 2**24)
     for path in found:
-        assert "grows to more than" in fault(path)
-    monkeypatch.setattr(size_limits, "FREE", 2**30)
-    assert len(read(found[0]).samples) == 64  # within the limit it is read
+        assert "grows to more than" in error_of(path)
+    monkeypatch.setattr(size_limits, "MIN_LIMIT", 2**30)
+    assert len(read(found[0]).samples) == 64  # within the limit
 
 
 @pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "a/b.arrow", 3])
 def test_a_saved_folder_cannot_name_files_outside(tmp_path, name):
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    assert "no file of this folder" in fault(tmp_path)
+    assert "no file of this folder" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "nul\0"])
@@ -141,7 +141,7 @@ def test_a_run_folder_cannot_name_files_outside(tmp_path, name):
 
 
 class Planted:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -164,14 +164,14 @@ def test_pickled_weights_are_never_loaded(tmp_path, tiny_folder):
     assert not trace.exists()
 
 
-def test_an_index_cannot_name_a_pickle(tmp_path, tiny_folder):
+def test_an_index_of_weights_cannot_name_a_pickle(tmp_path, tiny_folder):
     (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "weights.bin"}}')
     with pytest.raises(UserError, match=r"names 'weights\.bin'"):
         load_model(build_config({"model_name_or_path": str(tmp_path)}))
 
 
-def test_a_run_folder_of_others_cannot_ask_to_run_code(tmp_path):
+def test_a_run_folder_from_others_cannot_run_code(tmp_path):
     manifest = {"config": {"model_name_or_path": "m", "trust_remote_code": True}, "stages": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     outcome = CliRunner().invoke(app, ["select", "--out", str(tmp_path)])
@@ -180,7 +180,7 @@ def test_a_run_folder_of_others_cannot_ask_to_run_code(tmp_path):
 
 
 @pytest.mark.parametrize("block", ["judges", "endpoints"])
-def test_a_run_folder_of_others_cannot_ask_for_a_key(tmp_path, block):
+def test_a_run_folder_from_others_cannot_get_a_key(tmp_path, block):
     server = {"name": "harm_rating", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "MY_KEY"}
     evaluate = {"judges": [server]} if block == "judges" else {"endpoints": {"base": server | {"name": "base"}}}
     manifest = {"config": {"model_name_or_path": "m", "evaluate": evaluate}, "stages": {}}
@@ -188,10 +188,10 @@ def test_a_run_folder_of_others_cannot_ask_for_a_key(tmp_path, block):
     for command in ("evaluate", "run", "compare"):
         outcome = CliRunner().invoke(app, [command, "--out", str(tmp_path)])
         assert outcome.exit_code == 2
-        assert "wants to send the key in MY_KEY to http://127.0.0.1:9/v1" in " ".join(outcome.output.split())
-    own = load_config([f"evaluate={json.dumps(evaluate)}"], out=str(tmp_path), asks=True)  # the user's own words
+        assert "sends the key in MY_KEY to http://127.0.0.1:9/v1" in " ".join(outcome.output.split())
+    own = load_config([f"evaluate={json.dumps(evaluate)}"], out=str(tmp_path), calls_judges=True)  # given by the user
     assert own.evaluate.judges or own.evaluate.endpoints
-    assert load_config([], out=str(tmp_path)).model_name_or_path == "m"  # to show a report asks nobody
+    assert load_config([], out=str(tmp_path)).model_name_or_path == "m"  # without requests, no key is sent
 
 
 @pytest.mark.parametrize("place", [{"model_name_or_path": KEY}, {"datasets": [f"https://me:{KEY}@host/x"]}])
@@ -201,16 +201,16 @@ def test_keys_in_a_config_are_refused_and_not_repeated(place):
     assert KEY not in str(caught.value)
 
 
-def test_keys_are_hidden_in_every_error(monkeypatch):
+def test_keys_are_masked_in_every_error(monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "a-key-of-no-known-form")
-    told = "a-key-of-no-known-form", KEY, "https://me:password1@host", "Bearer abcdefgh12345678"
-    shown = str(UserError(" ".join(told))) + str(RunError(" ".join(told)))
+    secrets = "a-key-of-no-known-form", KEY, "https://me:password1@host", "Bearer abcdefgh12345678"
+    shown = str(UserError(" ".join(secrets))) + str(RunError(" ".join(secrets)))
     assert not [secret for secret in ("of-no-known-form", KEY, "password1", "abcdefgh1234") if secret in shown]
 
 
 @freely
 @given(texts)
-def test_what_is_told_is_one_printable_line(text):
+def test_any_message_is_one_printable_line(text):
     assert sanitize.one_line(text).isprintable() and len(sanitize.one_line(text)) <= sanitize.MAX_LINE_LENGTH
 
 

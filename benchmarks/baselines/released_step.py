@@ -60,10 +60,10 @@ class ReleasedStep:
         nll = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
         nll = nll.view_as(targets)
         in_order = torch.empty(len(tokens), device=nll.device)
-        in_order[piece.places.to(nll.device)] = (nll * learned).sum(1) / learned.sum(1)
+        in_order[piece.indices.to(nll.device)] = (nll * learned).sum(1) / learned.sum(1)
         return in_order
 
     def _attention_mask(self, batch: Batch, piece: Padded) -> torch.Tensor:
         """1 at tokens, 0 at padding, (B, T)."""
-        lengths = torch.from_numpy(batch.encoded.lengths_of(batch.rows[piece.places].numpy()))
+        lengths = torch.from_numpy(batch.encoded.lengths_of(batch.rows[piece.indices].numpy()))
         return (torch.arange(piece.tokens.shape[1]) < lengths[:, None]).long().to(self.omega.device)

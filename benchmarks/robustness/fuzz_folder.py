@@ -34,12 +34,12 @@ SOURCE = DatasetConfig(path="made", rows=[{"id": i, "prompt": "hi", "response": 
 TOKENS = [[*[(np.arange(4, dtype=np.int32), np.ones(4, bool))] * 2, UnusableRow("too_long", "it is long")]]
 RESPONSE = Response("p 1", "tuned", "set", "harmful", "a request", "an answer", 3, True)
 ANSWERS = {
-    "harmfulness": 'It is fine.\n\n{"mark": "MARK", "policy": "malware", "rating": 1}',
-    "strongreject": 'So:\n```json\n{"mark": "MARK", "refused": 0, "convincing": 4, "specific": 2}\n```',
-    "pairwise": 'Both are short. {"mark": "MARK", "better": "first"}',
+    "harmfulness": 'It is fine.\n\n{"nonce": "NONCE", "policy": "malware", "rating": 1}',
+    "strongreject": 'So:\n```json\n{"nonce": "NONCE", "refused": 0, "convincing": 4, "specific": 2}\n```',
+    "pairwise": 'Both are short. {"nonce": "NONCE", "better": "first"}',
     "guard": "unsafe\nS1,S9",
 }
-"""A valid answer per judge; MARK is replaced by the mark in its prompt."""
+"""A valid answer per judge; NONCE is replaced by the nonce in its prompt."""
 
 LONGEST_MESSAGE = 20_000
 
@@ -162,5 +162,5 @@ def judge(name: str, answer: str) -> str:
 
 
 def _answer(answer: str, questions: Sequence[Question]) -> list[Reply]:
-    marks = [re.search(r"mark-[0-9a-f]{16}", question.messages[-1]["content"]) for question in questions]
-    return [Reply(answer.replace("MARK", mark[0] if mark else "")) for mark in marks]
+    nonces = [re.search(r"nonce-[0-9a-f]{16}", question.messages[-1]["content"]) for question in questions]
+    return [Reply(answer.replace("NONCE", nonce[0] if nonce else "")) for nonce in nonces]

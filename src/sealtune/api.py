@@ -123,8 +123,8 @@ def tune(
         encoded = _kept(encoded, keep)
     with track("tune") as advance:
         base = models.load_model(config, full=not config.tune.use_peft)
-        tuned, _ = train(base, tokenizer, encoded, config, advance)
-    return tuned, tokenizer
+        result = train(base, tokenizer, encoded, config, advance)
+    return result.model, tokenizer
 
 
 def evaluate(
@@ -147,9 +147,8 @@ def evaluate(
         Table rows: measure, value, 95 % interval and n.
     """
     from sealtune.evaluation import harness
-    from sealtune.evaluation.judging import by_rule, judge_all, tabulate
+    from sealtune.evaluation.judging import judge_all, tabulate
     from sealtune.evaluation.measure import answer
-    from sealtune.evaluation.metrics import summarise
 
     config = _config("", {"evaluate": settings}).evaluate
     asked = [Prompt(str(i), p["prompt"], p["kind"], p["kind"]) for i, p in enumerate(prompts)]
@@ -157,7 +156,7 @@ def evaluate(
         responses = answer(model, name, asked, tokenizer, config, advance)
     verdicts = judge_all(responses, config, {}, track)
     tasks = harness.measure(model, name, tokenizer, config) if config.tasks else []
-    return summarise(by_rule(verdicts)) + tabulate(verdicts) + tasks
+    return tabulate(verdicts) + tasks
 
 
 def _config(model: str, settings: dict[str, Any], **sources: Any) -> Config:

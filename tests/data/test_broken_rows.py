@@ -168,7 +168,7 @@ def test_values_that_python_cannot_hold_are_one_line(tmp_path, column):
 @pytest.fixture
 def small_limit(monkeypatch):
     """A limit of a megabyte, so that bombs of the tests are small."""
-    monkeypatch.setattr(size_limits, "FREE", 2**20)
+    monkeypatch.setattr(size_limits, "MIN_LIMIT", 2**20)
 
 
 def zeros(n=2**23):

@@ -6,12 +6,12 @@ from sealtune.core.errors import RunError
 from sealtune.evaluation.answer_cache import AnswerCache
 
 
-def test_records_are_there_again(tmp_path):
-    path = tmp_path / "deep/ledger.jsonl"
-    ledger = AnswerCache(path)
-    ledger["a"] = {"text": "one\nline \u2028 \ud83d\ude00"}
-    ledger["b"] = {"text": "two"}
-    ledger["a"] = {"text": "three"}
+def test_records_are_read_back(tmp_path):
+    path = tmp_path / "deep/cache.jsonl"
+    cache = AnswerCache(path)
+    cache["a"] = {"text": "one\nline \u2028 \ud83d\ude00"}
+    cache["b"] = {"text": "two"}
+    cache["a"] = {"text": "three"}
     again = AnswerCache(path)
     assert (again["a"], again["b"]) == ({"text": "three"}, {"text": "two"})
     assert "a" in again and "c" not in again
@@ -19,17 +19,17 @@ def test_records_are_there_again(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b'{"key": "b", "te', b"\xff\xfe", b"[1]\n", b"{}\n", b"\n\n", b"7"])
-def test_a_line_broken_by_a_crash_is_not_read_and_spoils_no_other(tmp_path, torn):
-    path = tmp_path / "ledger.jsonl"
+def test_a_line_broken_by_a_crash_is_ignored_and_others_are_kept(tmp_path, torn):
+    path = tmp_path / "cache.jsonl"
     path.write_bytes(json.dumps({"key": "a", "text": "one"}).encode() + b"\n" + torn)
-    ledger = AnswerCache(path)
-    assert "a" in ledger and "b" not in ledger
-    ledger["c"] = {"text": "three"}
+    cache = AnswerCache(path)
+    assert "a" in cache and "b" not in cache
+    cache["c"] = {"text": "three"}
     again = AnswerCache(path)
     assert again["a"] == {"text": "one"} and again["c"] == {"text": "three"}
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
-        AnswerCache(tmp_path / "file/ledger.jsonl")["a"] = {}
+        AnswerCache(tmp_path / "file/cache.jsonl")["a"] = {}

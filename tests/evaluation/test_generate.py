@@ -29,7 +29,7 @@ def model(tokenizer):
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 
 
-def test_a_batch_says_what_each_prompt_says_alone(model, tokenizer):
+def test_answers_do_not_depend_on_the_batch(model, tokenizer):
     options = {"tokenizer": tokenizer, "max_new_tokens": 12}
     alone = [generate(model, [prompt], batch_size=1, **options)[0] for prompt in PROMPTS]
     for batch_size in (2, 3, 8):
@@ -49,7 +49,7 @@ def test_greedy_generation_is_the_argmax_of_each_step(model, tokenizer):
 
 
 def always(model, monkeypatch, token):
-    """Make the model's next token the same one everywhere."""
+    """Make the model always predict this token."""
     original = model.forward
 
     def forward(*args, **kwargs):
@@ -67,12 +67,12 @@ def test_every_end_token_ends_an_answer(model, tokenizer, monkeypatch, end):
     assert answers == [("", 1, True)] * len(PROMPTS)
 
 
-def test_an_answer_cut_off_is_not_finished(model, tokenizer, monkeypatch):
+def test_a_truncated_answer_is_not_finished(model, tokenizer, monkeypatch):
     always(model, monkeypatch, 7)
     assert generate(model, [[1]], tokenizer=tokenizer, max_new_tokens=3, batch_size=2) == [("w6 w6 w6", 3, False)]
 
 
-def test_progress_and_training_mode(model, tokenizer):
+def test_progress_is_reported_and_training_mode_restored(model, tokenizer):
     calls = []
     model.train()
     answers = generate(
@@ -83,7 +83,7 @@ def test_progress_and_training_mode(model, tokenizer):
     assert sum(new for _, _, new in calls) == sum(count for _, count, _ in answers)
 
 
-def test_nothing_to_do_and_nothing_to_read(model, tokenizer):
+def test_no_prompts_give_no_answers_and_empty_prompts_are_refused(model, tokenizer):
     options = {"tokenizer": tokenizer, "max_new_tokens": 2}
     assert generate(model, [], batch_size=4, **options) == []
     with pytest.raises(ValueError):

@@ -50,7 +50,7 @@ metric_list:
 
 @pytest.fixture
 def tasks(project, tmp_path):
-    """Two task files; the choices of ``colours`` all begin with the right answer, and are as long."""
+    """Two task files; in ``colours`` the right choice is always the first one, and both have the same length."""
     rows = [{"question": f"The {word} fox", "choices": ["red", "dog"], "answer": 0} for word in WORDS]
     data = write_jsonl(tmp_path / "colours.jsonl", rows)
     (tmp_path / "colours.yaml").write_text(CHOICE % data)
@@ -69,7 +69,7 @@ def evaluate(project, **settings):
 
 
 @needs_harness
-def test_tasks_are_rows_of_the_table_of_either_model(tasks):
+def test_tasks_become_rows_of_the_table_for_both_models(tasks):
     tasks["evaluate"]["prompts"] = []
     job, rows = evaluate(tasks, tasks=["colours.yaml", "sums.yaml"])
     found = {(r["model"], r["set"], r["measure"]): r for r in rows}
@@ -77,7 +77,8 @@ def test_tasks_are_rows_of_the_table_of_either_model(tasks):
         (model, *rest) for model in ("base", "tuned") for rest in (("colours", "acc"), ("sums", "exact_match (strict)"))
     }
     for row in rows:
-        assert set(row) == {"model", "set", "kind", "judge", "measure", "value", "low", "high", "n"}
+        assert set(row) == {"model", "set", "kind", "judge", "measure", "title", "unit", "value", "low", "high", "n"}
+        assert (row["title"], row["unit"]) == (row["measure"], "score")
         assert row["n"] == (13 if row["set"] == "colours" else 3)
         assert row["low"] <= row["value"] <= row["high"]
     assert found["base", "sums", "exact_match (strict)"]["value"] == 0
@@ -87,7 +88,7 @@ def test_tasks_are_rows_of_the_table_of_either_model(tasks):
 
 
 @needs_harness
-def test_a_choice_is_right_where_its_tokens_are_likelier(tasks, tiny_folder):
+def test_the_choice_with_the_higher_likelihood_counts(tasks, tiny_folder):
     """Against an oracle: the likelihood of each choice, token by token, from the model itself."""
     import torch
 
@@ -112,7 +113,7 @@ def test_a_choice_is_right_where_its_tokens_are_likelier(tasks, tiny_folder):
 
 
 @needs_harness
-def test_a_changed_task_file_is_run_again(tasks, capsys):
+def test_a_changed_task_file_reruns_the_stage(tasks, capsys):
     tasks["evaluate"]["prompts"] = []
     _, before = evaluate(tasks, tasks=["colours.yaml"], base=False)
     Path("colours.yaml").write_text(
@@ -130,7 +131,7 @@ def test_a_changed_task_file_is_run_again(tasks, capsys):
         ("nowhere.yaml", "nowhere.yaml: no such task file"),
     ],
 )
-def test_an_unknown_task_is_told_before_anything_is_paid_for(project, monkeypatch, name, message):
+def test_an_unknown_task_is_refused_before_anything_runs(project, monkeypatch, name, message):
     known = SimpleNamespace(all_tasks=["gsm8k", "hellaswag", "mmlu"])  # reading the real index takes seconds
     monkeypatch.setattr(harness, "_manager", lambda with_known: known)
     job = Run(build_config(project | {"evaluate": {"tasks": [name]}}))
@@ -139,24 +140,24 @@ def test_an_unknown_task_is_told_before_anything_is_paid_for(project, monkeypatc
 
 
 @needs_harness
-def test_a_task_whose_data_are_missing_is_one_line(tasks, tiny_folder):
+def test_missing_data_of_a_task_is_a_one_line_error(tasks, tiny_folder):
     from sealtune.models.load import load_model, load_tokenizer
 
     Path("colours.jsonl").unlink()
     config = build_config(tasks | {"evaluate": {"tasks": ["colours.yaml"]}})
-    with pytest.raises(UserError, match=r"colours\.yaml cannot be run: .*colours\.jsonl") as told:
+    with pytest.raises(UserError, match=r"colours\.yaml cannot be run: .*colours\.jsonl") as error:
         harness.measure(load_model(config), "base", load_tokenizer(config), config.evaluate)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_without_the_package_the_extra_is_named(project, monkeypatch):
+def test_the_error_names_the_extra_if_the_package_is_missing(project, monkeypatch):
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     job = Run(build_config(project | {"evaluate": {"tasks": ["gsm8k"]}}))
     with pytest.raises(UserError, match=r"pip install 'sealtune\[eval\]'"):
         check_run(job)
 
 
-def test_groups_are_one_row_and_their_tasks_none():
+def test_a_group_is_one_row_without_rows_for_its_tasks():
     found = {
         "results": {
             "mmlu": {"acc,none": 0.5, "acc_stderr,none": 0.1, "alias": "mmlu"},

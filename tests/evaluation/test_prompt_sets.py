@@ -1,4 +1,4 @@
-"""Every public set, offline: rows written for the test in the columns and the folders of the real ones."""
+"""Every public set, offline: rows written for this test, in the columns and files of the real sets."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from sealtune.core.config import PROMPT_SETS as NAMES
 from sealtune.core.config import PromptsConfig
 from sealtune.core.errors import UserError
 from sealtune.evaluation import prompt_sets
-from sealtune.evaluation.prompt_sets import PROMPT_SETS
+from sealtune.evaluation.prompt_sets import TEXTS
 from sealtune.evaluation.prompts import load_prompts
 
 JBB = """---
@@ -52,7 +52,7 @@ ORCA = [
 ]
 DIALOGUE = "\n\nHuman: First,\nplease\n\nAssistant: No.\n\nHuman: Second\n\nAssistant: No."
 
-# What each set gives: (id, prompt, kind).
+# The prompts of each set: (id, prompt, kind).
 EXPECTED = {
     "advbench": [("advbench-1", "Do harm", "harmful"), ("advbench-2", "Do more", "harmful")],
     "alpaca_eval": [("alpaca_eval-1", "Name a colour", "harmless")],
@@ -91,7 +91,7 @@ def write_jsonl(path, rows):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A folder laid out as the hub and GitHub have the sets; ``datasets`` itself reads it."""
+    """A folder with the layout of the sets on the hub and GitHub, read by ``datasets`` itself."""
     root = tmp_path / "hub"
     write_csv(root / "harmful_behaviors.csv", [{"goal": g, "target": "Sure"} for g in ("Do harm", "Do more")])
     (root / "alpaca_eval.json").write_text(
@@ -131,11 +131,13 @@ def found(**config):
     return [(p.id, p.prompt, p.kind) for p in load_prompts([PromptsConfig(**config)]).asked]
 
 
-def test_the_config_knows_every_set_and_the_page_documents_it():
-    assert tuple(sorted(PROMPT_SETS)) == NAMES
+def test_config_table_and_documentation_have_the_same_sets():
+    sets = prompt_sets.prompt_sets()
+    assert tuple(sorted(sets)) == NAMES
+    assert set(TEXTS) <= set(sets)
     page = Path("docs/prompt_sets.md").read_text(encoding="utf-8")
-    for name, each in PROMPT_SETS.items():
-        assert all(word in page for word in (f"`{name}`", f"`{each.column}`", each.licence, each.source)), name
+    for name, entry in sets.items():
+        assert all(word in page for word in (f"`{name}`", f"`{entry.column}`", entry.licence, entry.source)), name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,7 +146,7 @@ def test_each_set_is_read_as_its_authors_publish_it(hub, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_local_copy_is_read_in_the_sets_own_columns(hub, name):
+def test_a_local_copy_is_read_with_the_columns_of_the_set(hub, name):
     files = {
         "advbench": "harmful_behaviors.csv",
         "alpaca_eval": "alpaca_eval.json",
@@ -178,7 +180,7 @@ def test_a_file_that_cannot_be_fetched_leaves_nothing_behind(hub, tmp_path, monk
     assert not list((tmp_path / "ours/prompt-sets").iterdir())
 
 
-def test_kind_chooses_and_limit_counts_each_kind(hub):
+def test_kind_selects_and_limit_applies_per_kind(hub):
     assert [i for i, *_ in found(path="xstest", kind="harmless")] == ["xstest-1", "xstest-3"]
     assert [i for i, *_ in found(path="xstest", limit=1)] == ["xstest-1", "xstest-2"]
     assert [k for *_, k in found(path="jailbreakbench", kind="harmless")] == ["harmless"]
@@ -186,28 +188,28 @@ def test_kind_chooses_and_limit_counts_each_kind(hub):
         found(path="advbench", kind="harmless")
 
 
-def test_a_copy_in_json_lines_of_the_gated_set_will_do(tmp_path):
+def test_a_copy_of_the_gated_set_may_be_json_lines(tmp_path):
     path = write_jsonl(tmp_path / "hex.jsonl", [{"prompt": "First"}, {"prompt": "Second"}])
     assert [p for _, p, _ in found(set="hex-phi", path=str(path))] == ["First", "Second"]
 
 
-def test_a_set_that_is_not_given_to_everybody_says_how_to_get_it(monkeypatch):
+def test_the_error_for_a_gated_set_explains_how_to_get_access(monkeypatch):
     def refuse(*_, **__):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'X' is a gated dataset on the Hub. Log in.\nMore.")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         found(path="hex-phi")
-    text = str(told.value)
+    text = str(error.value)
     assert "\n" not in text and "gated dataset on the Hub" in text
     assert "hf auth login" in text and "https://huggingface.co/datasets/LLM-Tuning-Safety/HEx-PHI" in text
     assert "{set: hex-phi, path: FILE}" in text and "'prompt'" in text
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         found(path="do-not-answer")
-    assert "hf auth login" not in str(told.value) and "{set: do-not-answer, path: FILE}" in str(told.value)
+    assert "hf auth login" not in str(error.value) and "{set: do-not-answer, path: FILE}" in str(error.value)
 
 
-def test_without_a_network_a_set_of_the_hub_is_one_clear_line():
+def test_without_network_the_error_is_one_line():
     with pytest.raises(UserError, match=r"do-not-answer: cannot be fetched \(.*give a copy"):
         found(path="do-not-answer")
 

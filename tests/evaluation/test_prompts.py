@@ -21,7 +21,7 @@ def asked(*configs):
     return load_prompts(configs).asked
 
 
-def test_ids_are_a_rows_own_or_counted_and_always_unique(tmp_path):
+def test_ids_come_from_the_row_or_are_numbered_and_are_unique(tmp_path):
     first = write(
         tmp_path / "asks.jsonl", [{"id": "a", "prompt": "One?"}, {"prompt": "Two?"}, {"id": "a", "prompt": "3"}]
     )
@@ -56,7 +56,7 @@ def test_csv(tmp_path):
         ([], r"asks\.jsonl"),
     ],
 )
-def test_faults_are_named(tmp_path, rows, message):
+def test_errors_name_the_row(tmp_path, rows, message):
     path = write(tmp_path / "asks.jsonl", rows)
     with pytest.raises(UserError, match=message):
         load_prompts([PromptsConfig(path=path, kind="harmful")])
@@ -67,17 +67,17 @@ def test_a_missing_file_is_named(tmp_path):
         load_prompts([PromptsConfig(path=str(tmp_path / "nowhere.jsonl"), kind="harmful")])
 
 
-def test_empty_prompts_are_left_out_and_counted(tmp_path):
+def test_empty_prompts_are_dropped_and_counted(tmp_path):
     rows = [{"prompt": "red?"}, {"id": "b", "prompt": "  "}, {"prompt": None}, {"prompt": "blue?"}]
     path = write(tmp_path / "asks.jsonl", rows)
     found = load_prompts([PromptsConfig(path=path, kind="harmful", limit=2)])
     assert [p.id for p in found.asked] == ["asks-1", "asks-4"]
     assert [(d.id, d.reason) for d in found.drops] == [("b", "empty"), ("asks-3", "empty")]
     (line,) = notices(found.drops)
-    assert line.startswith("prompts: asks: 2 left out, empty (b, asks-3: ") and "line 2" in line
+    assert line.startswith("prompts: asks: 2 dropped, empty (b, asks-3: ") and "line 2" in line
 
 
-def test_a_prompt_of_a_hundred_thousand_characters_is_left_out_and_named(tmp_path):
+def test_a_prompt_of_a_hundred_thousand_characters_is_dropped_and_named(tmp_path):
     path = write(tmp_path / "asks.jsonl", [{"prompt": "red? " * 20_000}, {"prompt": "blue?"}])
     found = fit(load_prompts([PromptsConfig(path=path, kind="harmless")]), chatml_tokenizer(), 2048, 64)
     assert [p.id for p in found.asked] == ["asks-2"]
@@ -89,7 +89,7 @@ def test_a_prompt_of_a_hundred_thousand_characters_is_left_out_and_named(tmp_pat
         fit(load_prompts([PromptsConfig(path=path, kind="harmless")]), chatml_tokenizer(), 3, 64)
 
 
-def test_the_models_context_bounds_a_prompt_too(monkeypatch):
+def test_prompts_must_fit_into_the_models_context(monkeypatch):
     monkeypatch.setattr(chatml_tokenizer(), "model_max_length", 80)
     prompts = [Prompt("a", "red " * 30, "s", "harmful"), Prompt("b", "red", "s", "harmful")]
     fits = fit(Prompts(prompts, []), chatml_tokenizer(), 2048, 40)
@@ -108,7 +108,7 @@ def test_the_models_context_bounds_a_prompt_too(monkeypatch):
         ({"path": "x.jsonl", "kind": "bad"}, "harmful"),
     ],
 )
-def test_what_the_config_does_not_say_is_asked_for(prompts, message):
+def test_an_incomplete_config_is_refused(prompts, message):
     with pytest.raises(UserError, match=message):
         build_config({"model_name_or_path": "m", "evaluate": {"prompts": [prompts]}})
 
@@ -123,21 +123,21 @@ def test_a_public_set_is_named_in_one_word():
     assert again.evaluate.prompts == config.evaluate.prompts
 
 
-def test_a_run_says_and_writes_down_what_it_does_not_ask(project, tmp_path, capsys):
+def test_a_run_logs_and_stores_the_prompts_that_it_drops(project, tmp_path, capsys):
     write(tmp_path / "ask.jsonl", [{"prompt": "red?"}, {"prompt": ""}, {"prompt": "blue " * 5000}])
     project["rank"] = {"method": "random"}
     job = Run(build_config(project | {"evaluate": project["evaluate"] | {"base": False, "max_prompt_length": 512}}))
     check_run(job)
     for stage in ("rank", "select", "tune", "evaluate"):
         run_stage(job, stage)
-    said = capsys.readouterr().err
-    assert said.count("prompts: ask: 1 left out, empty") == said.count("prompts: ask: 1 left out, too_long") == 1
+    log = capsys.readouterr().err
+    assert log.count("prompts: ask: 1 dropped, empty") == log.count("prompts: ask: 1 dropped, too_long") == 1
     drops = [json.loads(line) for line in (tmp_path / "out/evaluate/drops.jsonl").read_text().splitlines()]
     assert [(d["id"], d["reason"]) for d in drops][:2] == [("ask-2", "empty"), ("ok-2", "empty")]
     assert len((tmp_path / "out/evaluate/responses.jsonl").read_text().splitlines()) == 2
 
 
-def test_half_of_a_surrogate_pair_is_no_prompt(tmp_path):
+def test_a_lone_surrogate_is_refused(tmp_path):
     path = write(tmp_path / "asks.jsonl", [{"prompt": "fine"}, {"prompt": "\ud83d"}])
-    with pytest.raises(UserError, match=r"line 2: the prompt in column 'prompt' holds half of a surrogate pair"):
+    with pytest.raises(UserError, match=r"line 2: the prompt in column 'prompt' contains a lone surrogate"):
         asked(PromptsConfig(path=path, kind="harmful"))

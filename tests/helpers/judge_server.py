@@ -1,4 +1,4 @@
-"""A server with OpenAI's chat API in a thread of the test: it says what the test tells it to, well or badly."""
+"""A server with OpenAI's chat API, in a thread of the test, that answers whatever the test wants."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import threading
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from sealtune.core.types import Response
+
 
 class Bad(Exception):  # noqa: N818
-    """Another answer than 200 with a chat completion."""
+    """An answer other than 200 with a chat completion."""
 
     def __init__(self, status, body=b"", kind="application/json", **headers):
         self.status, self.body, self.kind, self.headers = status, body, kind, headers
 
 
 class JudgeServer:
-    """``say(body)`` gives the text of an answer, a whole choice, or raises Bad; ``bodies`` are the requests so far."""
+    """``reply(body)`` returns a text or a full choice, or raises Bad; ``bodies`` are the requests so far."""
 
-    def __init__(self, say, port=0):
-        self.say, self.bodies, self.headers = say, [], []
-        self.under_way = self.most_under_way = 0
+    def __init__(self, reply, port=0):
+        self.reply, self.bodies, self.headers = reply, [], []
+        self.concurrent = self.max_concurrent = 0
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self.server.daemon_threads = True
@@ -31,7 +33,7 @@ class JudgeServer:
         self.thread.start()
 
     def stop(self):
-        """From now on connections are refused."""
+        """Refuse connections from now on."""
         self.server.shutdown()
         self.server.server_close()
 
@@ -44,19 +46,19 @@ class JudgeServer:
                 with owner.lock:
                     owner.bodies.append(body)
                     owner.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    owner.under_way += 1
-                    owner.most_under_way = max(owner.most_under_way, owner.under_way)
+                    owner.concurrent += 1
+                    owner.max_concurrent = max(owner.max_concurrent, owner.concurrent)
                 status, payload, kind, headers = self._answer(body)
-                with owner.lock:  # before it is sent, or the client may be faster with its next request
-                    owner.under_way -= 1
+                with owner.lock:  # before sending, because the client may send its next request at once
+                    owner.concurrent -= 1
                 self._send(status, payload, kind, headers)
 
             def _answer(self, body):
                 try:
-                    said = owner.say(body)
+                    reply = owner.reply(body)
                 except Bad as bad:
                     return bad.status, bad.body, bad.kind, bad.headers
-                choice = said if isinstance(said, dict) else {"message": {"role": "assistant", "content": said}}
+                choice = reply if isinstance(reply, dict) else {"message": {"role": "assistant", "content": reply}}
                 choice = {"index": 0, "finish_reason": "stop"} | choice
                 good = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
                 return 200, json.dumps(good).encode(), "application/json", {}
@@ -76,8 +78,8 @@ class JudgeServer:
 
 
 @contextmanager
-def serving(say, port=0):
-    server = JudgeServer(say, port)
+def serving(reply, port=0):
+    server = JudgeServer(reply, port)
     try:
         yield server
     finally:
@@ -85,11 +87,21 @@ def serving(say, port=0):
 
 
 def signed(body, **fields):
-    """A verdict with these fields and the mark of the prompt, as a good judge gives it."""
-    mark = re.search(r"mark-[0-9a-f]{16}", question_of(body))[0]
-    return json.dumps({"mark": mark, **fields})
+    """A verdict with these fields and the nonce of the prompt."""
+    nonce = re.search(r"nonce-[0-9a-f]{16}", question_of(body))[0]
+    return json.dumps({"nonce": nonce, **fields})
+
+
+def verdict_json(**fields):
+    """A verdict with these fields and the nonce ``m``."""
+    return json.dumps({"nonce": "m", **fields})
+
+
+def response_of(text="an answer", model="tuned", number=0, kind="harmful"):
+    """A response to judge."""
+    return Response(f"r{number}", model, "set", kind, "a request", text, 3, True)
 
 
 def question_of(body):
-    """The text of the last turn that the judge was shown."""
+    """The text of the last turn."""
     return body["messages"][-1]["content"]

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 from sealtune.core import distributed
 
 
-def pretend(monkeypatch, count, index=0):
-    """Let ``distributed`` see ``count`` processes, of which this one is number ``index``; nothing is communicated."""
-    state = SimpleNamespace(num_processes=count, process_index=index, is_main_process=index == 0)
-    monkeypatch.setattr(distributed, "is_launched", lambda: count > 1)
+def pretend(monkeypatch, num_processes, process_index=0):
+    """Let ``distributed`` see this many processes, and this one at the given index; nothing is communicated."""
+    state = SimpleNamespace(
+        num_processes=num_processes, process_index=process_index, is_main_process=process_index == 0
+    )
+    monkeypatch.setattr(distributed, "is_launched", lambda: num_processes > 1)
     monkeypatch.setattr(distributed, "state", lambda: state)

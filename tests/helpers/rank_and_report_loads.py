@@ -1,4 +1,4 @@
-"""``sealtune rank WORDS``, in a process that tells when it loads weights."""
+"""``sealtune rank ARGUMENTS``, in a process that prints when it loads weights."""
 
 import sys
 
@@ -7,15 +7,15 @@ from transformers import AutoModelForCausalLM
 from sealtune.cli.main import main
 from sealtune.core import distributed
 
-load = AutoModelForCausalLM.from_pretrained
+from_pretrained = AutoModelForCausalLM.from_pretrained
 
 
-def told(*args, **kwargs):
+def report(*args, **kwargs):
     print(f"process {distributed.process_index()} loaded a model", flush=True)
-    return load(*args, **kwargs)
+    return from_pretrained(*args, **kwargs)
 
 
 if __name__ == "__main__":
-    AutoModelForCausalLM.from_pretrained = told
+    AutoModelForCausalLM.from_pretrained = report
     sys.argv = ["sealtune", "rank", *sys.argv[1:]]
     main()

@@ -1,6 +1,6 @@
-"""One of several processes that rank made-up rows together: ``torchrun --nproc_per_node 2 rank_in_processes.py FOLDER``.
+"""Ranks random rows in several processes: ``torchrun --nproc_per_node 2 rank_in_processes.py FOLDER``.
 
-FOLDER holds ``jobs.json``, a list of {"name", "config", "environment"}; the first process writes FOLDER/<name>.json.
+FOLDER contains ``jobs.json``, a list of {"name", "config", "environment"}; the main process writes FOLDER/<name>.json.
 """
 
 import json
@@ -22,18 +22,18 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for job in json.loads((folder / "jobs.json").read_text()):
         os.environ.update(job["environment"])
-        found = rank(job["config"])
+        scores = rank(job["config"])
         for name in job["environment"]:
             del os.environ[name]
         if distributed.is_main_process():
-            (folder / f"{job['name']}.json").write_text(json.dumps(found))
+            (folder / f"{job['name']}.json").write_text(json.dumps(scores))
 
 
 def rank(settings):
-    """What a ranking gives, and the share of the model's numbers that this process held."""
+    """The columns of the scores, and ``held``: the share of the blocks' weights that this process stores."""
     config = build_config({"model_name_or_path": "m", "output_dir": "o", "dtype": "float32", "rank": settings})
     model = tiny_model()
-    whole = sum(p.numel() for p in model.model.layers.parameters())
+    total = sum(p.numel() for p in model.model.layers.parameters())
     rows, safe = random_rows(21, seed=1), random_rows(5, seed=2, prefix="safe")
     scores = methods.rank(Job(rows, safe, config, lambda full: model))
     held = sum(
@@ -41,8 +41,8 @@ def rank(settings):
         for name, p in model.model.layers.named_parameters()
         if ".lora_" not in name
     )
-    numbers = {name: getattr(scores, name).tolist() for name in ("score", "weight", "loss", "gap", "visits")}
-    return {"ids": list(scores.ids), "held": held / whole, **numbers}
+    columns = {name: getattr(scores, name).tolist() for name in ("score", "weight", "loss", "gap", "visits")}
+    return {"ids": list(scores.ids), "held": held / total, **columns}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A two-layer model and rows of random tokens, made in memory in milliseconds."""
+"""A two-layer model and rows of random tokens, created in milliseconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ VOCABULARY = 300
 
 
 def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+    """A randomly initialised Llama model; ``changes`` are fields of its config."""
     settings = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -29,6 +30,7 @@ def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
 
 
 def random_rows(n: int, seed: int = 0, prefix: str = "row") -> Encoded:
+    """``n`` rows of a random prompt and response."""
     random = np.random.default_rng(seed)
     parts = []
     for _ in range(n):

@@ -7,7 +7,7 @@ from sealtune.models.losses import Head, row_losses
 
 
 def naive_row_losses(hidden, head, tokens, mask):
-    """The definition, one row and one token at a time."""
+    """The definition, row by row and token by token."""
     values = []
     for h, t, m in zip(hidden, tokens, mask, strict=True):
         log_probability = torch.log_softmax(head.logits(h), dim=-1)
@@ -18,7 +18,7 @@ def naive_row_losses(hidden, head, tokens, mask):
 
 @pytest.fixture
 def problem(monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", 3 * 50)  # three tokens a chunk
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", 3 * 50)  # three tokens per chunk
     torch.manual_seed(0)
     hidden = torch.randn(4, 9, 16, requires_grad=True)
     tokens = torch.randint(0, 50, (4, 9))
@@ -51,7 +51,7 @@ def test_a_row_without_response_tokens_has_loss_zero(problem):
     assert row_losses(hidden, Head(torch.randn(50, 16)), tokens, mask)[3] == 0
 
 
-def test_equals_the_loss_of_transformers():
+def test_the_loss_equals_that_of_transformers():
     model = tiny_model()
     tokens = torch.randint(3, 300, (1, 12))
     mask = torch.arange(12)[None] >= 5
@@ -61,7 +61,7 @@ def test_equals_the_loss_of_transformers():
     torch.testing.assert_close(found[0], expected)
 
 
-def test_no_tensor_of_tokens_by_vocabulary_exists(monkeypatch):
+def test_no_tensor_is_as_large_as_tokens_times_vocabulary(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_LOGITS", 1000)
     largest = 0
     original = Head.logits

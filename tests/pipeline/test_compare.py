@@ -37,8 +37,12 @@ def test_every_method_is_in_one_table_and_trained_for_the_same_steps(settings):
     content = compare(build_config(settings))
     measured = {(row["model"], row["measure"], row["set"]) for row in content["table"]}
     for method in ("base", "full", "random", "loss+safeinstr"):
-        assert {(method, "compliance", "all"), (method, "over_refusal", "all"), (method, "loss", "safe")} <= measured
-    tuned = [row for row in content["table"] if row["model"] == "random" and row["measure"] == "compliance"]
+        assert {
+            (method, "attack_success_rate", "all"),
+            (method, "over_refusal", "all"),
+            (method, "loss", "safe"),
+        } <= measured
+    tuned = [row for row in content["table"] if row["model"] == "random" and row["measure"] == "attack_success_rate"]
     assert [(row["n"], row["seeds"]) for row in tuned] == [(2, 2)]
     assert [row["seeds"] for row in content["table"] if row["model"] == "base"] == [1] * 4  # asked once
     rows = {method: manifest(method, 0)["stages"]["tune"]["rows"] for method in ("full", "random", "loss+safeinstr")}
@@ -139,8 +143,8 @@ def test_max_steps_can_be_set(settings):
 
 
 def test_a_missing_value_leaves_its_cell_empty():
-    row = {"model": "a", "measure": "loss", "set": "safe", "kind": "", "judge": "", "value": 1.0, "low": None}
-    row |= {"n": 1, "sd": None, "difference": None}
+    row = {"model": "a", "measure": "loss", "title": "loss", "unit": "nats", "set": "safe", "kind": "", "judge": ""}
+    row |= {"value": 1.0, "low": None, "n": 1, "sd": None, "difference": None}
     content = {"model": "m", "reference": "a", "seeds": [0], "methods": ["a", "b"], "failed": [], "selection": []}
     text = comparison.markdown(content | {"table": [row]})
     assert "| a | 1.000 |  |" in text

@@ -66,10 +66,13 @@ def test_verdicts_of_a_server_are_in_tables_report_and_manifest(tuned, monkeypat
     labels = sorted(v["label"] for v in read("out/evaluate/verdicts.jsonl") if v["judge"] == "harmfulness")
     assert labels == ["2 none"] * 6 + ["declined", "unparsed"]
     table = json.loads(Path("out/evaluate/results.json").read_text())
-    assert {"harm_rating", "harmful", "unparsed", "declined", "compliance", "loss"} <= {r["measure"] for r in table}
+    assert {"harm_rating", "harmful", "unparsed", "declined", "attack_success_rate", "loss"} <= {
+        r["measure"] for r in table
+    }
     assert all(r["value"] == 2 for r in table if r["measure"] == "harm_rating")
     run_stage(job, "report")
-    assert "harm-rating" in Path("out/report.html").read_text() and "unparsed" in Path("out/report.html").read_text()
+    page = Path("out/report.html").read_text()
+    assert "harm rating" in page and "could not be parsed" in page
     from rich.console import Console
 
     from sealtune.report.summary import short_table
@@ -77,10 +80,10 @@ def test_verdicts_of_a_server_are_in_tables_report_and_manifest(tuned, monkeypat
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(short_table(json.loads(Path("out/results.json").read_text())))
     shown = console.export_text()
-    assert "rating of harm 1-5" in shown and "judge refused" in shown
+    assert "harm rating, 1 to 5" in shown and "judge declined" in shown
     inputs = json.loads(Path("out/manifest.json").read_text())["stages"]["evaluate"]["inputs"]
     judge = inputs["evaluate"]["judges"][1]
-    assert (judge["model"], judge["revision"]) == ("judge", "abc") and judge["wording"]
+    assert (judge["model"], judge["revision"]) == ("judge", "abc") and judge["prompt_sha256"]
     for path in Path("out").rglob("*.json*"):
         assert "sesame" not in path.read_text(), path
 
@@ -165,7 +168,7 @@ def test_the_python_api_with_two_judges(tiny_folder):
         model = tiny_model(vocab_size=len(tokenizer))
         asked = [{"prompt": "red or blue", "kind": "harmful"}, {"prompt": "a list", "kind": "harmless"}]
         table = sealtune.evaluate(model, tokenizer, asked, judges=["refusal", spec], max_new_tokens=3)
-    assert {"harm_rating", "compliance", "over_refusal"} <= {row["measure"] for row in table}
+    assert {"harm_rating", "attack_success_rate", "over_refusal"} <= {row["measure"] for row in table}
 
 
 # -- a real server -----------------------------------------------------------------------------------------------------
@@ -251,7 +254,7 @@ def test_served_models_are_asked_and_no_model_is_loaded(tuned, monkeypatch):
     }
     run_stage(Run(build_config(config)), "evaluate", force=True)  # the server is gone; all answers are cached
     table = json.loads(Path("out/evaluate/results.json").read_text())
-    rate = {r["model"]: r["value"] for r in table if r["measure"] == "compliance" and r["set"] == "all"}
+    rate = {r["model"]: r["value"] for r in table if r["measure"] == "attack_success_rate" and r["set"] == "all"}
     assert rate == {"base": 0.0, "tuned": 1.0}
     assert not any(r["measure"] == "loss" for r in table)
     job = Run(build_config(config))
@@ -261,7 +264,7 @@ def test_served_models_are_asked_and_no_model_is_loaded(tuned, monkeypatch):
 
 def test_a_missing_server_is_reported_in_one_line(tuned):
     served = {"tuned": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}}
-    with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers that came are kept"):
+    with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers so far are kept"):
         run_stage(Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})), "evaluate")
 
 

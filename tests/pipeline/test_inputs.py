@@ -48,7 +48,7 @@ def test_outdated_or_damaged_rows_are_loaded_again(counted, change):
     elif change == "settings":
         settings["datasets"] = [{"path": "candidates.jsonl", "fraction": 0.5}]
     elif change == "about":
-        (kept / "about.json").write_text("[]", encoding="utf-8")
+        (kept / "key.json").write_text("[]", encoding="utf-8")
     elif change == "gone":
         (kept / "index.arrow").unlink()
     else:

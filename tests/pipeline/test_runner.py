@@ -72,7 +72,7 @@ def test_a_run_writes_all_files_and_they_agree(finished):
 
     with safe_open("out/tune/adapter_model.safetensors", "pt") as adapter:
         assert len(adapter.keys()) == 2 * 2 * 2
-    assert "16 were kept" in Path("out/tune/README.md").read_text()
+    assert "16 rows were kept" in Path("out/tune/README.md").read_text()
     assert Path("out/tune/tokenizer.json").exists()
     assert len(read("out/evaluate/responses.jsonl")) == len(read("out/evaluate/verdicts.jsonl")) == 2 * 4
 
@@ -390,7 +390,7 @@ def test_too_many_nan_losses_stop_the_ranking(project, monkeypatch):
 
 
 def test_a_nan_loss_while_tuning_stops_the_stage(project):
-    with pytest.raises(RunError, match=r"tuning stopped at step \d: the loss is nan; rows among 1-\d+, "):
+    with pytest.raises(RunError, match=r"tuning stopped at step \d: the loss is nan; the cause is among rows 1-\d+, "):
         run(project, "rank", "select", "tune", tune={**project["tune"], "learning_rate": 1e30, "num_train_epochs": 4})
     assert not Path("out/tune").exists()
 

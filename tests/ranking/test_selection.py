@@ -35,7 +35,7 @@ def test_a_threshold_replaces_the_ratio():
 
 def test_keeping_everything_and_nothing():
     assert len(select(scores([1, 2]), SelectConfig(keep_ratio=1.0)).rejected) == 0
-    with pytest.raises(UserError, match=r"scores lie between 1 and 2"):
+    with pytest.raises(UserError, match=r"scores range from 1 to 2"):
         select(scores([1, 2]), SelectConfig(threshold=9))
 
 

@@ -8,6 +8,7 @@ unescaped, so that the policy alone must hold; without both, they do run, or thi
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,8 +16,8 @@ import pytest
 
 from sealtune.core.config_io import build_config
 from sealtune.core.types import Drop, Response, Scores, Verdict
-from sealtune.evaluation import metrics
 from sealtune.evaluation.comparison import MethodResult
+from sealtune.evaluation.judging import tabulate
 from sealtune.pipeline.compare import _write
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
@@ -183,7 +184,7 @@ def report(texts):
         kept=frozenset(ids[n // 2 :]),
         borderline=frozenset(ids[:5]),
         drops=[Drop(text, text, text, text, {}) for text in texts],
-        evaluation=metrics.summarise(verdicts),
+        evaluation=table_of(verdicts),
         responses=answers(texts, texts),
         verdicts=verdicts,
         labels={row_id: i % 2 for i, row_id in enumerate(ids)},
@@ -204,6 +205,12 @@ def spoken(texts, models):
     ]
 
 
+def table_of(verdicts):
+    """The table of these verdicts, with the text of each row in every column that is text."""
+    rows = tabulate([replace(verdict, judge="refusal") for verdict in verdicts])
+    return [row | {"judge": row["model"], "title": row["model"]} for row in rows]
+
+
 def comparison(texts, folder):
     """compare.html of texts that rows, prompts, judges and errors brought."""
     config = build_config(
@@ -211,7 +218,7 @@ def comparison(texts, folder):
     )
     texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a pair fits into no file
     models = ["random"] * len(texts)
-    table = [row | {"seeds": 1, "sd": None, "difference": None} for row in metrics.summarise(spoken(texts, models))]
+    table = [row | {"seeds": 1, "sd": None, "difference": None} for row in table_of(spoken(texts, models))]
     part = MethodResult("random", 0, table, answers(texts, models), spoken(texts, models), {})
     _write(config, table, [part], [{"method": "loss", "seed": 0, "error": text} for text in texts])
     return (folder / "compare.html").read_text(encoding="utf-8")

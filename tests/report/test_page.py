@@ -7,6 +7,7 @@ import pytest
 
 from sealtune.core.types import Drop, Response, Scores, Verdict
 from sealtune.evaluation import metrics
+from sealtune.evaluation.judging import tabulate
 from sealtune.report.html import embed_json, flatten, reveal, show_fact, show_number, show_percent
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
@@ -58,7 +59,16 @@ def view():
     order = np.argsort(scores.score)
     dropped = {scores.ids[i] for i in order[:10]}
     step = {"step": 1, "epoch": 0, "gamma": 0.0, "safe_loss": 2.0, "candidate_loss": 2.5, "hat_loss": None, "gap": None}
-    losses = {"kind": "", "judge": "", "measure": "loss", "low": 1.0, "high": 2.0, "n": 9}
+    losses = {
+        "kind": "",
+        "judge": "",
+        "measure": "loss",
+        "title": "loss",
+        "unit": "nats",
+        "low": 1.0,
+        "high": 2.0,
+        "n": 9,
+    }
     return ReportView(
         title="A run",
         config={"model_name_or_path": "tiny", "seed": 3},
@@ -70,7 +80,7 @@ def view():
         rank_steps=[step, step | {"step": 2, "safe_loss": 1.5, "gap": 0.1}],
         tune_steps=[{"step": 1, "loss": 2.0, "learning_rate": 1e-4}],
         evaluation=[
-            *metrics.summarise(verdicts()),
+            *tabulate(verdicts()),
             losses | {"model": "base", "set": "safe", "value": 1.25},
             losses | {"model": "tuned", "set": "safe", "value": 1.125},
         ],
@@ -92,7 +102,10 @@ def hostile_view():
         texts=texts,
         kept=frozenset("z"),
         drops=[Drop(ATTACK, ATTACK, ATTACK, ATTACK, {})],
-        evaluation=metrics.summarise([Verdict(ATTACK, ATTACK, ATTACK, "harmful", ATTACK, ATTACK, True)]),
+        evaluation=[
+            row | {"judge": ATTACK, "title": ATTACK}
+            for row in tabulate([Verdict(ATTACK, ATTACK, ATTACK, "harmful", "refusal", ATTACK, True)])
+        ],
         responses=[Response(ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, 1, False)],
         verdicts=[Verdict(ATTACK, ATTACK, ATTACK, "harmful", ATTACK, ATTACK, True)],
         labels={ATTACK: 1, "z": 0},
@@ -147,7 +160,7 @@ def test_numbers_shown_are_the_metrics(view):
     assert (
         '<dt>Kept</dt><dd class="value">30</dd>' in text and '<dt>Dropped by rank</dt><dd class="value">10</dd>' in text
     )
-    assert '<dt>Harmful compliance</dt><dd class="value">50.0\u00a0% → 80.0\u00a0%</dd>' in text
+    assert '<dt>Attack success rate</dt><dd class="value">50.0\u00a0% → 80.0\u00a0%</dd>' in text
     assert '<dt>Over-refusal</dt><dd class="value">50.0\u00a0% → 20.0\u00a0%</dd>' in text
     assert '<dt>Safe loss</dt><dd class="value">1.250 → 1.125</dd>' in text
     assert "1 min 15 s" in text

@@ -9,6 +9,8 @@ from sealtune.report.summary import short_table
 def test_the_table_of_results_cannot_move_the_cursor():
     row = {
         "measure": f"acc{HOSTILE}[blink]",
+        "title": f"acc{HOSTILE}[blink]",
+        "unit": "score",
         "kind": "task",
         "set": f"task{HOSTILE}",
         "judge": "lm-eval",

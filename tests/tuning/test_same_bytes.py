@@ -1,4 +1,4 @@
-"""The same seed gives the same bytes on a CPU, in another process too; another seed gives others."""
+"""The same seed gives the same bytes on a CPU, also in another process; another seed gives other bytes."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from sealtune.core.config_io import build_config
 from sealtune.pipeline.run import Run
 from sealtune.pipeline.runner import run_stage
 
-MADE = ("rank/scores.parquet", "rank/selector.safetensors", "select/kept.jsonl", "tune/adapter_model.safetensors")
+OUTPUTS = ("rank/scores.parquet", "rank/selector.safetensors", "select/kept.jsonl", "tune/adapter_model.safetensors")
 
 
-def make(values):
+def run_stages(values):
     for method in ("seal", "probe"):
         config = values | {
             "rank": values["rank"] | {"method": method},
@@ -24,23 +24,23 @@ def make(values):
             run_stage(run, stage)
 
 
-def made(folder):
+def outputs(folder):
     return {
-        f"{method}/{name}": Path(folder, method, name).read_bytes() for method in ("seal", "probe") for name in MADE
+        f"{method}/{name}": Path(folder, method, name).read_bytes() for method in ("seal", "probe") for name in OUTPUTS
     }
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(project):
     project["rank"] |= {"algorithm": 1, "lora_dropout": 0.1}
     project["tune"] |= {"lora_dropout": 0.1}
-    words = [sys.executable, __file__, json.dumps(project | {"output_dir": "there"})]
-    # Another seed of hashes: nothing may hang on the order of a set. Not beside the other: their threads would wait.
-    subprocess.run(words, env=os.environ | {"PYTHONHASHSEED": "7"}, check=True)
-    make(project | {"output_dir": "here"})
-    assert made("here") == made("there")
-    make(project | {"output_dir": "other", "seed": 1})
-    assert not set(made("here").values()) & {made("other")[f"seal/{name}"] for name in (MADE[0], MADE[3])}
+    command = [sys.executable, __file__, json.dumps(project | {"output_dir": "there"})]
+    # With another hash seed, because nothing may depend on the order of a set. One after the other: threads would wait.
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "7"}, check=True)
+    run_stages(project | {"output_dir": "here"})
+    assert outputs("here") == outputs("there")
+    run_stages(project | {"output_dir": "other", "seed": 1})
+    assert not set(outputs("here").values()) & {outputs("other")[f"seal/{name}"] for name in (OUTPUTS[0], OUTPUTS[3])}
 
 
 if __name__ == "__main__":
-    make(json.loads(sys.argv[1]))
+    run_stages(json.loads(sys.argv[1]))

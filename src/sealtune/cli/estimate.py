@@ -17,7 +17,7 @@ from sealtune.cli.dimensions import ModelDimensions, read_dimensions
 from sealtune.cli.flops import rank_cost, rank_flops, trainable_parameters, tune_flops
 from sealtune.cli.gpu_memory import base_bytes, generation_bytes, rank_bytes, tune_bytes, weight_size
 from sealtune.core.config import Config, DatasetConfig
-from sealtune.evaluation.prompt_sets import PROMPT_SETS
+from sealtune.evaluation.prompt_sets import prompt_sets
 from sealtune.ranking.job import Amounts
 
 FLOPS_UTILISATION = 0.3
@@ -196,7 +196,7 @@ def _count_prompts(config: Config) -> int:
     """The number of prompts, each set limited: public sets by their size, files as counted, otherwise PROMPTS."""
     total = 0
     for prompts in config.evaluate.prompts:
-        known = PROMPT_SETS.get(prompts.set or "")
+        known = prompt_sets().get(prompts.set or "")
         available = known.rows if known else _count_file(DatasetConfig(path=str(prompts.path)))[0] or PROMPTS
-        total += min(available, prompts.limit or (known.most if known else None) or available)
+        total += min(available, prompts.limit or (known.max_prompts if known else None) or available)
     return total

@@ -13,7 +13,7 @@ from rich.text import Text
 from sealtune.core.sanitize import escape_unprintable
 from sealtune.core.string_array import IntArray
 from sealtune.core.types import Drop, Sample
-from sealtune.data.chat_template import find_habits
+from sealtune.data.chat_template import get_template_info
 from sealtune.data.encoded import Encoded
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _show_row(encoded: Encoded, i: int, tokenizer: PreTrainedTokenizerBase, cons
 
 def _highlight(tokens: list[int], mask: list[bool], tokenizer: PreTrainedTokenizerBase, colour: bool) -> Text:
     """The text of a row. Runs of tokens of the same kind are decoded together: a character may span several tokens."""
-    controls = find_habits(tokenizer).controls
+    controls = get_template_info(tokenizer).special_tokens
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if controls.fullmatch(token.content)}
     text = Text()
     for in_response, run in groupby(zip(tokens, mask, strict=True), key=lambda pair: pair[1]):

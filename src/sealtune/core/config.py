@@ -66,14 +66,15 @@ class RankConfig(LoraBlock):
 
     method: str = "probe"
     model_name_or_path: str | None = Field(
-        None, description="a smaller model that ranks the rows instead of the model to tune; both must fit every row"
+        None, description="a smaller model that ranks instead of the model to tune; rows must be usable with both"
     )
     model_revision: str | None = Field(None, description="revision of rank.model_name_or_path")
     num_train_epochs: int = Field(
         3, ge=1, description="seal: epochs over the candidates; probe: maximum epochs over the safe set"
     )
     algorithm: Literal[1, 2] = Field(
-        2, description="1: theta and theta-hat, ranked by their gap; 2: theta alone, ranked by its loss"
+        2,
+        description="1: theta and theta-hat, the selector sees their loss gap; 2: theta alone, it sees the loss",
     )
     weighting: Literal["softmax", "sigmoid"] = "softmax"
     selector_update: Literal["mirror", "adam"] = Field(

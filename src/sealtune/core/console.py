@@ -33,11 +33,6 @@ Display = Callable[[str], AbstractContextManager[Advance]]
 """Shows the progress of the job with this title."""
 
 
-def say(text: str) -> None:
-    """Log one line."""
-    logger.info("%s", text)
-
-
 def track(title: str) -> AbstractContextManager[Advance]:
     """Show the progress of one job: steps, rows, tokens per second, time left."""
     return _display(title)

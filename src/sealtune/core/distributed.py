@@ -1,8 +1,8 @@
-"""The processes of one run, as a launcher started them (``accelerate launch``, ``torchrun``); one without a launcher.
+"""The processes of a run, started by ``accelerate launch`` or ``torchrun``; a single one without a launcher.
 
-All processes read the same rows, draw the same batches and hold the same selector. Each takes its share of a batch:
-per step, one number per row of the batch and the gradients of the adapters cross the network. Only the main process
-writes files and logs.
+All processes read the same rows, draw the same batches and store the same selector; each computes its part of a batch.
+Per step, one number per row of the batch and the gradients of the adapters are exchanged. Only the main process writes
+files and logs.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT = timedelta(days=7)
-"""How long a process waits for the others: the main one may evaluate for hours. If one dies, the launcher ends all."""
+"""How long a process waits for the others, since the main one may evaluate for hours; the launcher handles crashes."""
 
 _main_process_only = False
 
 
 def is_launched() -> bool:
-    """Whether a launcher started several processes. Reads the environment alone, so that one process stays fast."""
+    """Whether a launcher started several processes. Reads only the environment, without importing torch."""
     return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 @cache
 def state() -> PartialState:
-    """Accelerate's view of the processes; joins the process group on the first call."""
+    """Accelerate's state; the first call joins the process group."""
     import torch
     from accelerate import PartialState
 
@@ -42,7 +42,7 @@ def state() -> PartialState:
 
 
 def num_processes() -> int:
-    """How many processes share the current work."""
+    """The number of processes that share the current work."""
     return 1 if _main_process_only or not is_launched() else int(state().num_processes)
 
 
@@ -58,7 +58,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def main_process_only() -> Iterator[None]:
-    """For work that the main process does while the others wait: nothing is split."""
+    """Split no work: for a block that only the main process runs while the others wait."""
     global _main_process_only
     before, _main_process_only = _main_process_only, True
     try:
@@ -68,14 +68,14 @@ def main_process_only() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until all processes get here."""
+    """Wait until all processes reach this point."""
     if num_processes() > 1:
         state().wait_for_everyone()
 
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The main process runs the block first, then the others, which find its files."""
+    """Run the block in the main process first, then in the others, which can read its files."""
     if num_processes() == 1:
         yield
         return
@@ -84,7 +84,7 @@ def main_process_first() -> Iterator[None]:
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest ``number`` of any process; the same in all."""
+    """The largest ``number`` of all processes."""
     if num_processes() == 1:
         return number
     import torch
@@ -95,19 +95,19 @@ def all_reduce_max(number: int) -> int:
     return int(largest)
 
 
-def split_between_processes(pieces: Sequence[T]) -> Iterator[tuple[T, bool]]:
-    """The pieces of this process, and whether each counts.
+def split_between_processes(items: Sequence[T]) -> Iterator[tuple[T, bool]]:
+    """The items of this process, each with a flag that is False for padding.
 
-    All processes get the same number, because sharded weights are gathered by all of them together: where the pieces
-    run out, one is repeated and does not count.
+    Every process gets the same number of items, because gathering sharded weights takes all processes: the last item
+    is repeated as padding.
     """
-    for start in range(0, len(pieces), num_processes()):
-        place = start + process_index()
-        yield pieces[min(place, len(pieces) - 1)], place < len(pieces)
+    for start in range(0, len(items), num_processes()):
+        index = start + process_index()
+        yield items[min(index, len(items) - 1)], index < len(items)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum over all processes, bit for bit the same in all."""
+    """The sum over all processes, bitwise identical in all of them."""
     if num_processes() == 1:
         return values
     from torch import distributed
@@ -129,18 +129,18 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective operation failed because another process is gone."""
+    """Whether a collective operation failed because another process has died."""
     from torch.distributed import DistError
 
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "recv timeout", "Timed out waiting")
-    return is_launched() and (isinstance(error, DistError) or any(words in str(error) for words in lost))
+    return is_launched() and (isinstance(error, DistError) or any(message in str(error) for message in lost))
 
 
 def device() -> torch.device:
-    """The device of this process: its accelerator where there is one, else the CPU."""
+    """The device of this process: its accelerator if there is one, otherwise the CPU."""
     import torch
 
     if is_launched():
-        state()  # gives each process its own device
+        state()  # assigns a device to each process
     accelerator: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")

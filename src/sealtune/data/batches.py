@@ -1,4 +1,4 @@
-"""Batches of encoded rows: shuffled, grouped by length so that little is padding, the same for a seed."""
+"""Batches of tokenized rows: shuffled by seed and grouped by length, so that there is little padding."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ from sealtune.core.string_array import IntArray
 from sealtune.data.encoded import Encoded
 
 GROUP = 128
-"""Batches sorted by length together: enough to keep padding to some 2 % of rows of very different lengths."""
+"""Batches sorted by length together: enough to keep padding near 2 % for rows of very different lengths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """Rows padded on the right: ``tokens`` int64 (B, T), ``mask`` bool (B, T), ``places`` (B,) within their batch.
+    """Rows padded on the right: ``tokens`` int64 (B, T), ``mask`` bool (B, T), ``indices`` (B,) in their batch.
 
-    No attention mask is needed: under a causal model no real token sees the padding behind it.
+    No attention mask is needed: in a causal model no real token attends to the padding after it.
     """
 
     tokens: Tensor
     mask: Tensor
-    places: Tensor
+    indices: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows of a data set: ``rows`` (B,) are their positions in it."""
+    """A batch of a dataset: ``rows`` (B,) are the positions of its rows."""
 
     rows: Tensor
     encoded: Encoded
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the rows."""
+        """The ids of the rows."""
         return [self.encoded.ids[i] for i in self.rows.tolist()]
 
     @property
     def token_count(self) -> int:
-        """Tokens of the rows, without padding."""
+        """The number of tokens, without padding."""
         return int(self.encoded.lengths_of(self.rows.numpy()).sum())
 
     def split(self, size: int) -> Iterator[Padded]:
-        """The batch in pieces of at most ``size`` rows, neighbours in length together."""
+        """Micro-batches of at most ``size`` rows of similar length."""
         lengths = self.encoded.lengths_of(self.rows.numpy())
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), size):
             yield self._pad(order[start : start + size])
 
-    def _pad(self, places: IntArray) -> Padded:
-        parts = [self.encoded.row(int(self.rows[place])) for place in places]
-        width = max(len(tokens) for tokens, _ in parts)
-        tokens = torch.zeros(len(parts), width, dtype=torch.int64)
-        mask = torch.zeros(len(parts), width, dtype=torch.bool)
-        for i, (row_tokens, row_mask) in enumerate(parts):
+    def _pad(self, indices: IntArray) -> Padded:
+        rows = [self.encoded.row(int(self.rows[i])) for i in indices]
+        width = max(len(tokens) for tokens, _ in rows)
+        tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for i, (row_tokens, row_mask) in enumerate(rows):
             tokens[i, : len(row_tokens)] = torch.from_numpy(row_tokens)
             mask[i, : len(row_mask)] = torch.from_numpy(row_mask)
-        return Padded(tokens, mask, torch.from_numpy(places))
+        return Padded(tokens, mask, torch.from_numpy(indices))
 
 
 class Batches:
-    """An endless, repeatable stream: ``at(step)`` depends on the seed and the step alone, so a resumed run meets the
-    same rows. Every row comes once an epoch; the last batch of an epoch may be smaller.
+    """An endless, reproducible stream of batches: ``at(step)`` depends only on the seed and the step, so a resumed run
+    gets the same batches. Every row occurs once per epoch; one batch of an epoch may be smaller.
     """
 
     def __init__(self, encoded: Encoded, size: int, seed: int, stream: int = 0) -> None:
@@ -73,26 +73,26 @@ class Batches:
         self.size = size
         self.seed = [seed, stream]
         self.per_epoch = -(-len(encoded) // size)
-        self._epoch, self._order, self._turns = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+        self._epoch, self._order, self._sequence = -1, np.empty(0, np.int64), np.empty(0, np.int64)
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
-        epoch, place = divmod(step, self.per_epoch)
+        """The batch of a step; steps start at 0."""
+        epoch, number = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order, self._turns = self._shuffle(epoch)
-        start = self._turns[place] * self.size
+            self._order, self._sequence = self._shuffle(epoch)
+        start = self._sequence[number] * self.size
         return Batch(torch.from_numpy(self._order[start : start + self.size].copy()), self.encoded)
 
     def order(self, epoch: int) -> IntArray:
-        """The rows (N,) of an epoch, one batch after the other, a smaller one last."""
-        order, turns = self._shuffle(epoch)
-        whole = turns[turns < len(order) // self.size]
-        rows = order[: len(whole) * self.size].reshape(-1, self.size)[whole]
+        """The rows (N,) of an epoch, batch by batch, the smaller one last."""
+        order, sequence = self._shuffle(epoch)
+        full = sequence[sequence < len(order) // self.size]
+        rows = order[: len(full) * self.size].reshape(-1, self.size)[full]
         return np.concatenate([rows.flatten(), order[rows.size :]])
 
     def _shuffle(self, epoch: int) -> tuple[IntArray, IntArray]:
-        """The rows (N,), neighbours in length together within a group, and the turns in which the batches come."""
+        """The rows (N,), sorted by length within each group, and the sequence in which their batches are used."""
         random = np.random.default_rng([*self.seed, epoch])
         order = random.permutation(len(self.encoded))
         for start in range(0, len(order), GROUP * self.size):
@@ -102,7 +102,7 @@ class Batches:
 
 
 def longest_first(rows: Encoded, size: int, start: int = 0) -> Iterator[Batch]:
-    """All rows once, from the ``start``-th on, neighbours in length together; too little memory shows at once."""
+    """All rows once, by falling length, from row ``start`` of that order; running out of memory shows at once."""
     order = np.argsort(-rows.lengths, kind="stable")
-    for place in range(start, len(order), size):
-        yield Batch(torch.from_numpy(order[place : place + size]), rows)
+    for first in range(start, len(order), size):
+        yield Batch(torch.from_numpy(order[first : first + size]), rows)

@@ -1,13 +1,13 @@
-"""A conversation as the tokenizer's chat template writes it, and where in that text each answer stands.
+"""Conversations as text by the tokenizer's chat template, with the spans of the responses.
 
-The template is applied to the conversation once as it is and once with marks around every content. The marks tell the
-template's own pieces from the contents, so the mask is found from the template itself: no prompt is tokenised twice.
+The template is applied twice: to the conversation as it is, and with sentinel characters around every content. The
+sentinels separate template text from contents, so the loss mask follows from the template itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 
-PRIVATE_USE = range(0xF0000, 0xFFFFE)
+SENTINELS = range(0xF0000, 0xFFFFE)
+"""A private-use plane of Unicode."""
 
 DEFAULT_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -36,8 +37,8 @@ DEFAULT_TEMPLATE = (
 )
 
 
-class Answer(NamedTuple):
-    """One answer: its content is ``text[start:end]``; with the marker that ends the turn it reaches to ``stop``."""
+class ResponseSpan(NamedTuple):
+    """A response is ``text[start:end]``; together with the special token that ends its turn, ``text[start:stop]``."""
 
     start: int
     end: int
@@ -45,75 +46,79 @@ class Answer(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A conversation as text; spans count characters of ``text``.
+    """A conversation as text; all spans count characters of ``text``.
 
-    ``controls`` are the special tokens that the template wrote; ``forged`` tells that the contents hold some too.
+    Attributes:
+        text: what the chat template wrote.
+        responses: the assistant turns.
+        special_tokens: spans of the special tokens that the template wrote.
+        has_literals: whether a content spells out a special token, which must be encoded as plain text.
     """
 
     text: str
-    answers: tuple[Answer, ...]
-    controls: tuple[Span, ...]
-    forged: bool
+    responses: tuple[ResponseSpan, ...]
+    special_tokens: tuple[Span, ...]
+    has_literals: bool
 
 
 @dataclass(frozen=True)
-class Habits:
-    """What holds for every row of a tokenizer; ``controls`` matches its special tokens, the longest first."""
+class TemplateInfo:
+    """Properties of a tokenizer and its chat template; ``special_tokens`` matches its special tokens."""
 
-    takes_system: bool
-    controls: re.Pattern[str]
+    supports_system_role: bool
+    special_tokens: re.Pattern[str]
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without a chat template DEFAULT_TEMPLATE, so that training and generation use the same one."""
+    """Set DEFAULT_TEMPLATE if the tokenizer has no chat template, so that training and generation use the same one."""
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_TEMPLATE
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """The text a model continues when it answers this prompt. Raises UnusableRow."""
+    """The text that a model continues to answer this prompt. Raises UnusableRow."""
     return render(tokenizer, [Message("user", prompt)], generate=True).text
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generate: bool = False) -> Rendered:
-    """The conversation as text, with the spans of its answers.
+    """The conversation as text, with the spans of its responses.
 
     Args:
-        tokenizer: one that has a chat template.
+        tokenizer: one with a chat template.
         messages: the conversation.
-        generate: whether to open a turn of the assistant at the end.
+        generate: whether to add the generation prompt.
 
     Raises:
-        UnusableRow: the template refuses the conversation, or changes more of a content than the blanks around it.
+        UnusableRow: the template refuses the conversation, or changes a content beyond trimming whitespace.
     """
-    habits = find_habits(tokenizer)
-    turns = list(messages) if habits.takes_system else _merge_system(messages)
+    info = get_template_info(tokenizer)
+    turns = list(messages) if info.supports_system_role else _merge_system(messages)
     text = _apply(tokenizer, turns, generate)
-    marks = _free_characters("".join(turn.content for turn in turns), 2 * len(turns))
-    marked = [Message(turn.role, marks[2 * i] + turn.content + marks[2 * i + 1]) for i, turn in enumerate(turns)]
-    contents = _align(_apply(tokenizer, marked, generate), text, marks)
-    controls = _own_controls(text, contents, habits.controls)
-    answers = tuple(
-        _answer(text, span, controls) for turn, span in zip(turns, contents, strict=True) if turn.role == "assistant"
+    contents = _locate_contents(tokenizer, turns, generate, text)
+    specials = _special_tokens_outside(contents, text, info.special_tokens)
+    responses = tuple(
+        _response_span(text, span, specials)
+        for turn, span in zip(turns, contents, strict=True)
+        if turn.role == "assistant"
     )
-    forged = controls != tuple(match.span() for match in habits.controls.finditer(text))
-    return Rendered(text, answers, controls, forged)
+    has_literals = specials != tuple(match.span() for match in info.special_tokens.finditer(text))
+    return Rendered(text, responses, specials, has_literals)
 
 
-def find_habits(tokenizer: PreTrainedTokenizerBase) -> Habits:
-    """What holds for every row of this tokenizer with its present template; found once."""
+def get_template_info(tokenizer: PreTrainedTokenizerBase) -> TemplateInfo:
+    """Properties of the tokenizer with its present template, cached."""
     return _probe(tokenizer, str(tokenizer.chat_template))
 
 
 @lru_cache(maxsize=8)
-def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> Habits:
-    frame = _try(tokenizer, [Message("user", "x")], generate=True)
+def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> TemplateInfo:
+    turn = _try(tokenizer, [Message("user", "x")], generate=True)
     added = tokenizer.added_tokens_decoder.values()
-    # Some models mark turns with added tokens that are not "special": what frames a user's turn counts as such.
-    controls = [token.content for token in added if token.special or (token.content.strip() and token.content in frame)]
-    longest_first = sorted(controls, key=len, reverse=True)
+    # Some models mark turns with added tokens that are not "special"; those in a rendered turn are treated as special.
+    names = [token.content for token in added if token.special or (token.content.strip() and token.content in turn)]
+    longest_first = sorted(names, key=len, reverse=True)
     system = _try(tokenizer, [Message("system", "sealtune"), Message("user", "x")])
-    return Habits("sealtune" in system, re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
+    return TemplateInfo("sealtune" in system, re.compile("|".join(map(re.escape, longest_first)) or "(?!)"))
 
 
 def _try(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generate: bool = False) -> str:
@@ -132,7 +137,7 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], gene
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message]:
-    """For templates without a system role: its text opens the first turn of the user."""
+    """For templates without a system role: prepend the system prompt to the first user turn."""
     if not messages or messages[0].role != "system":
         return list(messages)
     system, *rest = messages
@@ -141,37 +146,54 @@ def _merge_system(messages: Sequence[Message]) -> list[Message]:
     return [Message("user", system.content), *rest]
 
 
-def _free_characters(text: str, count: int) -> str:
-    """Private characters that the text does not hold."""
+def _locate_contents(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], generate: bool, text: str
+) -> list[Span]:
+    """The span of each turn's content in ``text``. Raises UnusableRow."""
+    sentinels = _unused_sentinels("".join(turn.content for turn in turns), 2 * len(turns))
+    pairs = [sentinels[i : i + 2] for i in range(0, len(sentinels), 2)]
+    marked = [Message(turn.role, a + turn.content + b) for turn, (a, b) in zip(turns, pairs, strict=True)]
+    return _align(_apply(tokenizer, marked, generate), text, pairs)
+
+
+def _unused_sentinels(text: str, count: int) -> str:
+    """Sentinel characters that do not occur in the text. Raises UnusableRow."""
     used = set(text)
-    free = "".join(islice((mark for mark in map(chr, PRIVATE_USE) if mark not in used), count))
-    if len(free) < count:
-        raise UnusableRow("too_many_turns", f"more than {len(PRIVATE_USE) // 2} turns")
-    return free
+    unused = "".join(islice((mark for mark in map(chr, SENTINELS) if mark not in used), count))
+    if len(unused) < count:
+        raise UnusableRow("too_many_turns", f"more than {len(SENTINELS) // 2} turns")
+    return unused
 
 
-def _align(marked: str, text: str, marks: str) -> list[Span]:
-    """Spans in ``text`` of the contents that stand between pairs of marks in ``marked``.
+def _align(marked: str, text: str, pairs: Sequence[str]) -> list[Span]:
+    """Spans in ``text`` of the contents that are between the pairs of sentinels in ``marked``.
 
-    The two differ in the marks and in blanks that the template trims, as it cannot behind a mark. Raises UnusableRow.
+    Apart from the sentinels, the two differ in whitespace that the template trims, but cannot trim next to a sentinel.
+
+    Raises:
+        UnusableRow: they differ in more than that.
     """
-    first, *pieces = re.split(f"([{marks}])", marked)  # template, then (mark, content, mark, template) a message
-    spans: dict[int, Span] = {}
-    at = len(first)
-    for opening, content, closing, after in zip(*(pieces[k::4] for k in range(4)), strict=False):
-        number, odd = divmod(marks.index(opening), 2)
-        end = next((at + n for n in _trimmed_sizes(content, text, at) if text.startswith(after, at + n)), None)
-        if odd or closing != marks[2 * number + 1] or number in spans or end is None:
-            raise _rewritten()
-        spans[number] = (at, end)
-        at = end + len(after)
-    if len(spans) != len(marks) // 2 or len(pieces) != 2 * len(marks) or at != len(text) or not text.startswith(first):
+    before, *pieces = re.split(f"([{''.join(pairs)}])", marked)
+    records = [pieces[i : i + 4] for i in range(0, len(pieces), 4)]  # sentinel, content, sentinel, template text
+    if len(records) != len(pairs) or len(pieces) % 4 or not text.startswith(before):
         raise _rewritten()
-    return [spans[number] for number in range(len(spans))]
+    turn_of = {pair: turn for turn, pair in enumerate(pairs)}
+    spans: dict[int, Span] = {}
+    position = len(before)
+    for opening, content, closing, after in records:
+        turn = turn_of.pop(opening + closing, None)
+        end = _find_end(content, after, text, position)
+        if turn is None or end is None:
+            raise _rewritten()
+        spans[turn] = (position, end)
+        position = end + len(after)
+    if position != len(text):
+        raise _rewritten()
+    return [spans[turn] for turn in range(len(pairs))]
 
 
-def _trimmed_sizes(content: str, text: str, at: int) -> Iterator[int]:
-    """Lengths of the content in ``text`` at this place: as it is, or trimmed as templates trim."""
+def _find_end(content: str, after: str, text: str, start: int) -> int | None:
+    """Where the content that begins at ``start`` ends, as it is or trimmed, if ``after`` follows; else None."""
     for trimmed in (
         content,
         content.strip(),
@@ -180,26 +202,29 @@ def _trimmed_sizes(content: str, text: str, at: int) -> Iterator[int]:
         content.strip("\n"),
         content.lstrip("\n"),
     ):
-        if text.startswith(trimmed, at):
-            yield len(trimmed)
+        end = start + len(trimmed)
+        if text.startswith(trimmed, start) and text.startswith(after, end):
+            return end
+    return None
 
 
 def _rewritten() -> UnusableRow:
     return UnusableRow("template_rewrites_answer", "the chat template changes or leaves out a content")
 
 
-def _own_controls(text: str, contents: Sequence[Span], pattern: re.Pattern[str]) -> tuple[Span, ...]:
-    """Spans of the special tokens that stand in the template's own pieces."""
+def _special_tokens_outside(contents: Sequence[Span], text: str, pattern: re.Pattern[str]) -> tuple[Span, ...]:
+    """Spans of the special tokens in the template's own text."""
     edges = [0, *(edge for span in sorted(contents) for edge in span), len(text)]
-    pieces = zip(edges[::2], edges[1::2], strict=True)
-    return tuple(match.span() for start, end in pieces for match in pattern.finditer(text, start, end))
+    template_spans = zip(edges[::2], edges[1::2], strict=True)
+    return tuple(match.span() for start, end in template_spans for match in pattern.finditer(text, start, end))
 
 
-def _answer(text: str, content: Span, controls: Sequence[Span]) -> Answer:
-    """The answer with the special token that ends its turn, if only blanks stand between."""
+def _response_span(text: str, content: Span, special_tokens: Sequence[Span]) -> ResponseSpan:
+    """The response, up to the special token that ends its turn if only whitespace comes before that token."""
     start, end = content
-    marker = next((span for span in controls if span[0] >= end), None)
-    ends_turn = marker is not None and not text[end : marker[0]].strip()
-    # One space before the content belongs to it: tokenizers put it into the first token (`[/INST] Yes` -> `▁Yes`).
-    space = start > 0 and text[start - 1] == " "
-    return Answer(start - space, end, marker[1] if marker and ends_turn else end)
+    following = next((span for span in special_tokens if span[0] >= end), None)
+    # A space before the content belongs to it: tokenizers make it part of the first token (`[/INST] Yes` -> `▁Yes`).
+    start -= text.endswith(" ", 0, start)
+    if following is None or text[end : following[0]].strip():
+        return ResponseSpan(start, end, end)
+    return ResponseSpan(start, end, following[1])

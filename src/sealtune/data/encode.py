@@ -1,4 +1,4 @@
-"""Conversations to token ids and the mask of what is learned: the answers and the markers that end them."""
+"""Conversations to token ids and the loss mask: the responses and the special tokens that end them."""
 
 from __future__ import annotations
 
@@ -12,70 +12,76 @@ import numpy.typing as npt
 
 from sealtune.core.errors import UserError
 from sealtune.core.types import Drop, Message, Sample
-from sealtune.data.chat_template import Answer, Rendered, ensure_chat_template, find_habits, render
-from sealtune.data.encoded import Encoded
+from sealtune.data.chat_template import Rendered, ResponseSpan, ensure_chat_template, get_template_info, render
+from sealtune.data.encoded import Encoded, TokensAndMask
 from sealtune.data.formats import UnusableRow
-from sealtune.data.tokenizer import Tokens, tokenize, tokenize_forged
-from sealtune.data.unused import drop
+from sealtune.data.row_store import drop
+from sealtune.data.tokenizer import Tokens, tokenize, tokenize_with_literals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TooLong = Literal["truncate", "drop"]
-Part = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+OverlongRows = Literal["truncate", "drop"]
 
 BATCH_ROWS = 256
-LEAST_LEARNED = 4
+MIN_RESPONSE_TOKENS = 4
 
 
 def encode(
-    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, overlong_rows: TooLong = "truncate"
+    samples: Sequence[Sample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlong_rows: OverlongRows = "truncate",
 ) -> tuple[Encoded, list[Drop]]:
-    """Rows as token ids with their masks, and the rows that cannot be learned from.
+    """Token ids and loss masks of the rows, and the rows that cannot be trained on.
 
-    A row ends with the last token of its last answer. One longer than ``max_length`` is cut from the right if at least
-    LEAST_LEARNED tokens of that answer remain and ``overlong_rows`` is ``truncate``; else it is dropped.
+    A row ends with the last token of its last response. A row longer than ``max_length`` is truncated on the right if
+    at least MIN_RESPONSE_TOKENS tokens of that response remain and ``overlong_rows`` is ``truncate``; otherwise it is
+    dropped.
 
     Raises:
-        UserError: the tokenizer is not a fast one, so that tokens cannot be placed in the text.
+        UserError: the tokenizer is not a fast one, so it has no offsets.
     """
-    kept: list[tuple[Sample, Part]] = []
+    kept: list[tuple[Sample, TokensAndMask]] = []
     drops: list[Drop] = []
     rows = iter(samples)
     for batch in encode_batches(samples, tokenizer, max_length, overlong_rows):
-        for sample, tried in zip(islice(rows, len(batch)), batch, strict=True):
-            if isinstance(tried, UnusableRow):
-                drops.append(drop(sample, tried.reason, tried.detail))
+        for sample, result in zip(islice(rows, len(batch)), batch, strict=True):
+            if isinstance(result, UnusableRow):
+                drops.append(drop(sample, result.reason, result.detail))
             else:
-                kept.append((sample, tried))
+                kept.append((sample, result))
     ids, sources = [sample.id for sample, _ in kept], [sample.source for sample, _ in kept]
-    return Encoded.join(ids, sources, [part for _, part in kept]), drops
+    return Encoded.join(ids, sources, [row for _, row in kept]), drops
 
 
 def encode_batches(
-    samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int, overlong_rows: TooLong = "truncate"
-) -> Iterator[list[Part | UnusableRow]]:
-    """What ``encode`` makes of each sample, BATCH_ROWS at a time; no more than two batches are in memory.
+    samples: Iterable[Sample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlong_rows: OverlongRows = "truncate",
+) -> Iterator[list[TokensAndMask | UnusableRow]]:
+    """What ``encode`` makes of each sample, BATCH_ROWS at a time; at most two batches are in memory.
 
-    StringArray of one batch are made while another one's are tokenised in a thread, which alone asks the tokenizer.
+    A batch is rendered while the previous one is tokenized in a thread, the only one that calls the tokenizer.
     """
     _prepare(tokenizer)
-    find_habits(tokenizer)
+    get_template_info(tokenizer)
     rows = iter(samples)
     with ThreadPoolExecutor(1) as pool:
-        before = None
+        previous = None
         while batch := list(islice(rows, BATCH_ROWS)):
-            tried = [_try_render(sample, tokenizer) for sample in batch]
-            tokens = pool.submit(_tokenize_batch, tried, tokenizer)
-            if before:
-                yield _fit_batch(*before, max_length, overlong_rows)
-            before = tried, tokens
-        if before:
-            yield _fit_batch(*before, max_length, overlong_rows)
+            rendered = [_try_render(sample, tokenizer) for sample in batch]
+            tokens = pool.submit(_tokenize_batch, rendered, tokenizer)
+            if previous:
+                yield _fit_batch(*previous, max_length, overlong_rows)
+            previous = rendered, tokens
+        if previous:
+            yield _fit_batch(*previous, max_length, overlong_rows)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids a model continues when it answers this prompt; names of special tokens in it are text.
+    """Token ids that a model continues to answer this prompt; names of special tokens in it stay plain text.
 
     Raises:
         UserError: the chat template refuses or changes the prompt.
@@ -83,82 +89,96 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     _prepare(tokenizer)
     try:
         rendered = render(tokenizer, [Message("user", prompt)], generate=True)
-        (tokens,) = [tokenize_forged(tokenizer, rendered)] if rendered.forged else tokenize(tokenizer, [rendered.text])
-    except UnusableRow as fault:
-        raise UserError(f"prompt {prompt[:40]!r}: {fault.detail}") from None
+        if rendered.has_literals:
+            tokens = tokenize_with_literals(tokenizer, rendered)
+        else:
+            (tokens,) = tokenize(tokenizer, [rendered.text])
+    except UnusableRow as error:
+        raise UserError(f"prompt {prompt[:40]!r}: {error.detail}") from None
     return [int(token) for token in tokens.ids]
 
 
 def _prepare(tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
-        raise UserError("the tokenizer is not a fast one, so its tokens cannot be placed in the text; convert it")
+        raise UserError("the tokenizer is not a fast one, so it has no token offsets; convert it to a fast one")
     ensure_chat_template(tokenizer)
 
 
+def _try_render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Rendered | UnusableRow:
+    """The conversation up to its last response: nothing after it contributes to the loss."""
+    stop = max((i for i, turn in enumerate(sample.messages, 1) if turn.role == "assistant"), default=0)
+    if not stop:
+        return UnusableRow("no_assistant_turn", "no assistant turn to train on")
+    try:
+        return render(tokenizer, sample.messages[:stop])
+    except UnusableRow as error:
+        return error
+
+
 def _tokenize_batch(
-    tried: Sequence[Rendered | UnusableRow], tokenizer: PreTrainedTokenizerBase
+    batch: Sequence[Rendered | UnusableRow], tokenizer: PreTrainedTokenizerBase
 ) -> list[Tokens | UnusableRow]:
-    """Tokens, or the reason why there are none, for each text."""
-    plain = iter(tokenize(tokenizer, [item.text for item in tried if isinstance(item, Rendered) and not item.forged]))
+    """The tokens of each text, or why it has none."""
+    plain = [row.text for row in batch if isinstance(row, Rendered) and not row.has_literals]
+    plain_tokens = iter(tokenize(tokenizer, plain))
+    return [_tokens_of(row, plain_tokens, tokenizer) for row in batch]
 
-    def tokens(item: Rendered | UnusableRow) -> Tokens | UnusableRow:
-        if isinstance(item, UnusableRow):
-            return item
-        try:
-            return tokenize_forged(tokenizer, item) if item.forged else next(plain)
-        except UnusableRow as fault:
-            return fault
 
-    return [tokens(item) for item in tried]
+def _tokens_of(
+    row: Rendered | UnusableRow, plain_tokens: Iterator[Tokens], tokenizer: PreTrainedTokenizerBase
+) -> Tokens | UnusableRow:
+    if isinstance(row, UnusableRow):
+        return row
+    if not row.has_literals:
+        return next(plain_tokens)
+    try:
+        return tokenize_with_literals(tokenizer, row)
+    except UnusableRow as error:
+        return error
 
 
 def _fit_batch(
-    tried: Sequence[Rendered | UnusableRow],
+    rendered: Sequence[Rendered | UnusableRow],
     tokens: Future[list[Tokens | UnusableRow]],
     max_length: int,
-    overlong_rows: TooLong,
-) -> list[Part | UnusableRow]:
-    """One part, or the reason why there is none, for each text."""
-
-    def fit(item: Rendered | UnusableRow, found: Tokens | UnusableRow) -> Part | UnusableRow:
-        if isinstance(item, UnusableRow):
-            return item
-        if isinstance(found, UnusableRow):
-            return found
-        try:
-            return _fit(found, item.answers, max_length, overlong_rows)
-        except UnusableRow as fault:
-            return fault
-
-    return [fit(item, found) for item, found in zip(tried, tokens.result(), strict=True)]
+    overlong_rows: OverlongRows,
+) -> list[TokensAndMask | UnusableRow]:
+    """Ids and mask of each row, or why it has none."""
+    return [
+        _try_fit(row, found, max_length, overlong_rows) for row, found in zip(rendered, tokens.result(), strict=True)
+    ]
 
 
-def _try_render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Rendered | UnusableRow:
-    """The conversation up to its last answer: nothing behind it can be learned."""
-    stop = max((i for i, turn in enumerate(sample.messages, 1) if turn.role == "assistant"), default=0)
+def _try_fit(
+    rendered: Rendered | UnusableRow, tokens: Tokens | UnusableRow, max_length: int, overlong_rows: OverlongRows
+) -> TokensAndMask | UnusableRow:
+    if isinstance(rendered, UnusableRow):
+        return rendered
+    if isinstance(tokens, UnusableRow):
+        return tokens
     try:
-        if not stop:
-            raise UnusableRow("no_assistant_turn", "no turn of the assistant to learn from")
-        return render(tokenizer, sample.messages[:stop])
-    except UnusableRow as fault:
-        return fault
+        return _fit(tokens, rendered.responses, max_length, overlong_rows)
+    except UnusableRow as error:
+        return error
 
 
-def _fit(tokens: Tokens, answers: Sequence[Answer], max_length: int, overlong_rows: TooLong) -> Part:
-    """Ids and mask up to the end of the last answer, cut to ``max_length``. Raises UnusableRow."""
-    last = _within(tokens, answers[-1])
-    if not (tokens.starts[last] < answers[-1].end).any():
-        raise UnusableRow("empty_response", "the last answer has no token of its own")
+def _fit(
+    tokens: Tokens, responses: Sequence[ResponseSpan], max_length: int, overlong_rows: OverlongRows
+) -> TokensAndMask:
+    """Ids and mask up to the end of the last response, truncated to ``max_length``. Raises UnusableRow."""
+    last = _response_mask(tokens, responses[-1])
+    if not (tokens.starts[last] < responses[-1].end).any():
+        raise UnusableRow("empty_response", "the last response has no token of its own")
     stop = int(np.flatnonzero(last)[-1]) + 1
     if stop > max_length:
-        if overlong_rows == "drop" or last[:max_length].sum() < LEAST_LEARNED:
+        if overlong_rows == "drop" or last[:max_length].sum() < MIN_RESPONSE_TOKENS:
             raise UnusableRow("too_long", f"{stop} tokens, and max_length is {max_length}")
         stop = max_length
-    mask = np.logical_or.reduce([_within(tokens, answer) for answer in answers])
+    mask = np.logical_or.reduce([_response_mask(tokens, response) for response in responses])
     return tokens.ids[:stop], mask[:stop]
 
 
-def _within(tokens: Tokens, answer: Answer) -> npt.NDArray[np.bool_]:
-    """Tokens whose first character stands in the answer, bool (T,)."""
-    learned: npt.NDArray[np.bool_] = (tokens.starts >= answer.start) & (tokens.starts < answer.stop)
-    return learned
+def _response_mask(tokens: Tokens, response: ResponseSpan) -> npt.NDArray[np.bool_]:
+    """Tokens whose first character is in the response, bool (T,)."""
+    mask: npt.NDArray[np.bool_] = (tokens.starts >= response.start) & (tokens.starts < response.stop)
+    return mask

@@ -20,14 +20,14 @@ COMPRESSED = frozenset({".gz", ".zip", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".t
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 MAX_FIELD_BYTES = 64 * 2**20
 MAX_NESTING = 100
-"""Levels of lists and objects in a row, as in Parquet. Near Python's own limit, a row that can be read may be unwritable."""
+"""Levels of lists and objects in a row, as in Parquet. Python could read deeper rows that it cannot write again."""
 
 
 def read_rows(config: DatasetConfig) -> Iterator[LocatedRow]:
     """Rows of a dataset.
 
     Raises:
-        UserError: the source is missing or unreadable, a row is broken (the message names its line), or there is no row.
+        UserError: the source is missing or unreadable, or has no rows; or a row is broken, whose line is named.
     """
     empty = True
     try:

@@ -1,7 +1,7 @@
-"""Token ids of rendered conversations, and where in the text each token starts.
+"""Token ids of rendered conversations, and the character offset of each token.
 
-A special token is one only where the template wrote it. In a content its name is text: `<|im_end|>` in a user's
-message must not end the turn.
+Only the template may write special tokens. In a content their names are plain text: `<|im_end|>` in a user's message
+must not end the turn.
 """
 
 from __future__ import annotations
@@ -16,87 +16,87 @@ import numpy as np
 import numpy.typing as npt
 
 from sealtune.core.string_array import IntArray
-from sealtune.data.chat_template import Rendered, find_habits
+from sealtune.data.chat_template import Rendered, get_template_info
 from sealtune.data.formats import UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FIRST_STAND_IN = 0x100000  # the second plane of private characters; marks are taken from the first
+FIRST_PLACEHOLDER = 0x100000  # another private-use plane than that of the sentinels
 
 
 class Tokens(NamedTuple):
-    """Ids int32 (T,) and the place in the text where each token starts, int64 (T,)."""
+    """Token ids, int32 (T,), and the offset in the text where each token starts, int64 (T,)."""
 
     ids: npt.NDArray[np.int32]
     starts: IntArray
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
-    """Tokens of each text; special tokens are read as such wherever they stand."""
+    """The tokens of each text; names of special tokens become special tokens everywhere."""
     if not texts:
         return []
-    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    encoding = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    pairs = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
     return [Tokens(np.array(ids, np.int32), _starts(offsets)) for ids, offsets in pairs]
 
 
-def tokenize_forged(tokenizer: PreTrainedTokenizerBase, rendered: Rendered) -> Tokens:
-    """Tokens of a text whose contents hold names of special tokens, which stay text.
+def tokenize_with_literals(tokenizer: PreTrainedTokenizerBase, rendered: Rendered) -> Tokens:
+    """The tokens of a text in whose contents the names of special tokens stay plain text.
 
     Raises:
-        UnusableRow: the tokenizer makes a special token of the plain text all the same.
+        UnusableRow: the tokenizer still makes a special token of a content.
     """
-    twin = _make_twin(tokenizer, str(tokenizer.chat_template))
-    text, places = _stand_in(rendered, twin.stand_ins)
-    (found,) = tokenize(twin.tokenizer, [text])
-    ids = np.array([twin.ids.get(token, token) for token in found.ids.tolist()], np.int32)
-    if np.isin(ids, twin.controls).sum() != len(rendered.controls):
+    variant = _make_variant(tokenizer, str(tokenizer.chat_template))
+    text, offsets = _insert_placeholders(rendered, variant.placeholders)
+    (tokens,) = tokenize(variant.tokenizer, [text])
+    ids = np.array([variant.original_ids.get(token, token) for token in tokens.ids.tolist()], np.int32)
+    if np.isin(ids, variant.special_ids).sum() != len(rendered.special_tokens):
         raise UnusableRow("special_token_in_text", "the tokenizer reads a special token in a content")
-    return Tokens(ids, places[found.starts])
+    return Tokens(ids, offsets[tokens.starts])
 
 
 def _starts(offsets: Sequence[tuple[int, int]]) -> IntArray:
-    """Where each token starts, (T,). A token of no width (blanks that are trimmed) starts where the last one ends."""
+    """The start of each token, (T,). A token of no width (trimmed whitespace) starts where the one before it ends."""
     spans = np.array(offsets, np.int64).reshape(-1, 2)
-    last_end = np.concatenate([[0], spans[:-1, 1]])
-    return np.where(spans[:, 0] == spans[:, 1], last_end, spans[:, 0])
+    previous_end = np.concatenate([[0], spans[:-1, 1]])
+    return np.where(spans[:, 0] == spans[:, 1], previous_end, spans[:, 0])
 
 
 @dataclass(frozen=True)
-class _Twin:
-    """The tokenizer with private characters in place of its special tokens, and the way back to its ids."""
+class _Variant:
+    """A tokenizer whose special tokens are private-use placeholders, and the original ids of its added tokens."""
 
     tokenizer: PreTrainedTokenizerBase
-    stand_ins: dict[str, str]
-    ids: dict[int, int]
-    controls: list[int]
+    placeholders: dict[str, str]
+    original_ids: dict[int, int]
+    special_ids: list[int]
 
 
 @lru_cache(maxsize=2)
-def _make_twin(tokenizer: PreTrainedTokenizerBase, template: str) -> _Twin:
-    """A twin that cuts, strips and prefixes text around special tokens just as the tokenizer does."""
+def _make_variant(tokenizer: PreTrainedTokenizerBase, template: str) -> _Variant:
+    """A variant that splits, strips and prefixes text around special tokens exactly as the tokenizer does."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    controls = find_habits(tokenizer).controls
+    special = get_template_info(tokenizer).special_tokens
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {token["content"]: token["id"] for token in spec["added_tokens"]}
-    stand_ins = {name: chr(FIRST_STAND_IN + i) for i, name in enumerate(added) if controls.fullmatch(name)}
+    placeholders = {name: chr(FIRST_PLACEHOLDER + i) for i, name in enumerate(added) if special.fullmatch(name)}
     for token in spec["added_tokens"]:
-        token["content"] = stand_ins.get(token["content"], token["content"])
-    twin = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-    ids = {twin.convert_tokens_to_ids(stand_ins.get(name, name)): number for name, number in added.items()}
-    return _Twin(twin, stand_ins, ids, [added[name] for name in stand_ins])
+        token["content"] = placeholders.get(token["content"], token["content"])
+    variant = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
+    ids = {variant.convert_tokens_to_ids(placeholders.get(name, name)): number for name, number in added.items()}
+    return _Variant(variant, placeholders, ids, [added[name] for name in placeholders])
 
 
-def _stand_in(rendered: Rendered, stand_ins: dict[str, str]) -> tuple[str, IntArray]:
-    """The text with stand-ins for the template's special tokens, and where each character stood."""
-    pieces, places, at = [], [], 0
-    for start, end in rendered.controls:
-        pieces += [rendered.text[at:start], stand_ins[rendered.text[start:end]]]
-        places += [*range(at, start), start]
-        at = end
-    pieces.append(rendered.text[at:])
-    places += range(at, len(rendered.text) + 1)
-    return "".join(pieces), np.array(places, np.int64)
+def _insert_placeholders(rendered: Rendered, placeholders: dict[str, str]) -> tuple[str, IntArray]:
+    """The text with placeholders for the template's special tokens, and the original offset of each character."""
+    pieces, offsets, end = [], [], 0
+    for start, stop in rendered.special_tokens:
+        pieces += [rendered.text[end:start], placeholders[rendered.text[start:stop]]]
+        offsets += [*range(end, start), start]
+        end = stop
+    pieces.append(rendered.text[end:])
+    offsets += range(end, len(rendered.text) + 1)
+    return "".join(pieces), np.array(offsets, np.int64)

@@ -47,7 +47,7 @@ def measure(
     reports none. ``unit`` is ``score``, the metric's own unit: most metrics are shares, a perplexity is not.
 
     Raises:
-        UserError: an unknown task, or one that the harness cannot load or run (it fetches most of its data from the hub).
+        UserError: a task that is unknown, or that the harness cannot load or run (it fetches most data from the hub).
     """
     check(config)
     from lm_eval import simple_evaluate

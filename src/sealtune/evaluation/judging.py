@@ -28,8 +28,8 @@ def check(config: EvaluateConfig) -> None:
         if judge.asks_model and spec.base_url is not None:
             _server(spec)  # raises if its key is not set
         if spec.format is not None and spec.format not in judge.formats:
-            formats = f"one of {', '.join(judge.formats)}" if judge.formats else "nothing; this judge has no formats"
-            raise UserError(f"evaluate.judges: {spec.name}: format must be {formats}")
+            known = f"formats: {', '.join(judge.formats)}" if judge.formats else "this judge has none; remove it"
+            raise UserError(f"evaluate.judges: {spec.name}: no format {spec.format!r}; {known}")
         if judge.pairwise and not config.base:
             raise UserError(
                 f"evaluate.judges: {spec.name} compares the tuned model with the base; set evaluate.base=true"

@@ -11,7 +11,7 @@ from sealtune.data.encode import encode_prompt
 from sealtune.evaluation.ask import OnOutcome
 from sealtune.evaluation.generate import generate
 from sealtune.evaluation.judge_protocol import Failure, Question, Reply
-from sealtune.models.load import model_fingerprint, load_model, load_tokenizer
+from sealtune.models.load import load_model, load_tokenizer, model_fingerprint
 
 Encoded = tuple[str, list[int]]
 """Key and token ids of a question."""

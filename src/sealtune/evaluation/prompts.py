@@ -1,4 +1,4 @@
-"""Evaluation prompts from files and public sets, each with an id that is unique over all of them."""
+"""Evaluation prompts from files and public sets, with ids that are unique over all sets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sealtune.core.sanitize import is_valid_utf8
 from sealtune.core.types import Drop, Prompt
 from sealtune.data.encode import encode_prompt
 from sealtune.data.text_files import read_rows
-from sealtune.evaluation import prompt_sets
-from sealtune.evaluation.prompt_sets import PROMPT_SETS, Kind
+from sealtune.evaluation.prompt_sets import TEXTS, Kind, prompt_sets, read
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAMED = 3
+EXAMPLES = 3
+"""Ids in a notice."""
 
 
 class Prompts(NamedTuple):
-    """What will be asked, in order, and what cannot be, with the reason."""
+    """The prompts to ask, in order, and those that cannot be asked."""
 
     asked: list[Prompt]
     drops: list[Drop]
@@ -32,12 +32,12 @@ class Prompts(NamedTuple):
 def load_prompts(configs: Sequence[PromptsConfig]) -> Prompts:
     """The prompts of every set, in order; empty ones are dropped.
 
-    A row's id is its own ``id``, else ``<set>-<n>`` with n counted from 1; ids of a public set begin with its name. An
-    id seen before gets the suffix ``-2``, ``-3``, ...
+    A row's id is its own ``id``, or ``<set>-<n>`` with n counted from 1; ids of a public set start with its name.
+    Repeated ids get the suffix ``-2``, ``-3``, ...
 
     Raises:
-        UserError: a file or set that cannot be read, has no rows or only empty prompts; a row without the prompt's
-            column, or with a prompt that is not text.
+        UserError: a file or set cannot be read, has no rows or only empty prompts; a row lacks the prompt column, or
+            its prompt is not text.
     """
     seen: set[str] = set()
     found = Prompts([], [])
@@ -49,29 +49,28 @@ def load_prompts(configs: Sequence[PromptsConfig]) -> Prompts:
             else:
                 found.asked.append(_make_unique(row, seen))
         if len(found.asked) == before[0]:
-            raise UserError(f"{config.path or config.set}: {_nothing(config, found.drops[before[1] :])}")
+            raise UserError(f"{config.path or config.set}: {_no_prompts(config, found.drops[before[1] :])}")
     return found
 
 
 def fit(found: Prompts, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int) -> Prompts:
-    """The same without prompts longer than ``max_length`` tokens, or than the model's context has room for.
+    """The prompts that have at most ``max_length`` tokens and fit into the model's context.
 
-    They are left out, not cut: a prompt without its end is another question, and one such prompt can take more memory
-    than all others of its batch.
+    Longer prompts are dropped, not truncated: a prompt without its end is another question.
 
     Raises:
-        UserError: the chat template refuses a prompt, or none is left.
+        UserError: the chat template rejects a prompt, or none is left.
     """
-    context = tokenizer.model_max_length - max_new_tokens  # tokenizers without a limit say a huge number
+    context = tokenizer.model_max_length - max_new_tokens  # a huge number if the tokenizer has no limit
     fitting = Prompts([], list(found.drops))
     for prompt in found.asked:
         length = len(encode_prompt(tokenizer, prompt.prompt))
         if length <= min(max_length, context):
             fitting.asked.append(prompt)
         else:
-            remedy = f"evaluate.max_prompt_length={length} would let it in"
+            remedy = f"evaluate.max_prompt_length={length} would admit it"
             if length > context:
-                remedy = f"with {max_new_tokens} new ones more than the model's context"
+                remedy = f"with {max_new_tokens} new tokens more than the model's context"
             detail = f"{length:,} tokens; {remedy}"
             fitting.drops.append(Drop(prompt.id, prompt.set, "too_long", detail, {"prompt": prompt.prompt}))
     if found.asked and not fitting.asked:
@@ -80,21 +79,21 @@ def fit(found: Prompts, tokenizer: PreTrainedTokenizerBase, max_length: int, max
 
 
 def notices(drops: Sequence[Drop]) -> list[str]:
-    """One line a set and reason: how many prompts are not asked, and the first of them."""
+    """One line per set and reason: how many prompts are not asked, and the first ones."""
     counts = Counter((drop.source, drop.reason) for drop in drops)
     lines = []
     for (source, reason), count in counts.items():
         own = [drop for drop in drops if (drop.source, drop.reason) == (source, reason)]
-        ids = ", ".join(drop.id for drop in own[:NAMED]) + (", ..." if count > NAMED else "")
-        lines.append(f"prompts: {source}: {count:,} left out, {reason} ({ids}: {own[0].detail})")
+        ids = ", ".join(drop.id for drop in own[:EXAMPLES]) + (", ..." if count > EXAMPLES else "")
+        lines.append(f"prompts: {source}: {count:,} dropped, {reason} ({ids}: {own[0].detail})")
     return lines
 
 
 def _load_set(config: PromptsConfig) -> Iterator[Prompt | Drop]:
     """Prompts and drops of one set; ``limit`` counts the prompts of each kind."""
     name = config.name or config.set or Path(str(config.path)).stem
-    known = PROMPT_SETS.get(config.set or "")
-    limit = config.limit or (known.most if known else None)
+    known = prompt_sets().get(config.set or "")
+    limit = config.limit or (known.max_prompts if known else None)
     left = dict.fromkeys(_kinds(config), limit)
     for number, (where, row, kind) in enumerate(_rows(config), 1):
         if kind not in left or left[kind] == 0:
@@ -114,15 +113,15 @@ def _load_set(config: PromptsConfig) -> Iterator[Prompt | Drop]:
 
 
 def _kinds(config: PromptsConfig) -> set[Kind]:
-    """The kinds of prompts that are wanted and can be there."""
+    """The kinds of prompts that are requested and that the set can contain."""
     if config.kind is not None:
         return {config.kind}
-    kinds = {part.kind for part in PROMPT_SETS[str(config.set)].parts}
+    kinds = {part.kind for part in prompt_sets()[str(config.set)].parts}
     return {kind for kind in kinds if kind} if all(kinds) else {"harmful", "harmless"}
 
 
 def _identity(row: Mapping[str, Any], number: int, name: str, config: PromptsConfig) -> str:
-    known = PROMPT_SETS.get(config.set or "")
+    known = prompt_sets().get(config.set or "")
     own = row.get(known.identity if known else "id")
     if own is None or own == "":
         return f"{name}-{number}"
@@ -131,38 +130,41 @@ def _identity(row: Mapping[str, Any], number: int, name: str, config: PromptsCon
 
 def _rows(config: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any], Kind]]:
     if config.set is not None:
-        yield from prompt_sets.read(config)
+        yield from read(config)
         return
-    assert config.kind is not None and config.path is not None  # the config demands them without a set
+    assert config.kind is not None and config.path is not None  # required by the config without a set
     for where, row in read_rows(DatasetConfig(path=config.path)):
         yield where, row, config.kind
 
 
 def _prompt_text(where: str, row: Mapping[str, Any], config: PromptsConfig) -> str | None:
-    """The prompt, blank where there is none; None for a row of a set that is not meant as a prompt."""
-    known = PROMPT_SETS.get(config.set or "")
+    """The prompt, empty if it is missing; None for a row of a set that is not a prompt."""
+    known = prompt_sets().get(config.set or "")
     column = config.column or (known.column if known else "prompt")
     if column not in row:
         found = ", ".join(map(str, row)) or "none"
         raise UserError(f"{where}: no column {column!r}; columns found: {found}; set `column` of the prompts")
-    text = known.text(row) if known and known.text and config.column is None else row[column]
+    special = TEXTS.get(config.set or "")
+    text = special(row) if special and config.column is None else row[column]
     if text is None:
-        return None if known and known.text and row[column] is not None else ""
+        return None if special and row[column] is not None else ""
     if not isinstance(text, str):
-        raise UserError(f"{where}: the prompt in column {column!r} is a {type(text).__name__}; every prompt is text")
+        raise UserError(
+            f"{where}: the prompt in column {column!r} is a {type(text).__name__}; every prompt must be text"
+        )
     if not is_valid_utf8(text):
-        raise UserError(f"{where}: the prompt in column {column!r} holds half of a surrogate pair; correct the text")
+        raise UserError(f"{where}: the prompt in column {column!r} contains a lone surrogate; correct the text")
     return text
 
 
-def _nothing(config: PromptsConfig, drops: Sequence[Drop]) -> str:
+def _no_prompts(config: PromptsConfig, drops: Sequence[Drop]) -> str:
     if drops:
         return f"no prompts; all {len(drops)} are empty, the first: {drops[0].detail}"
     return f"no {config.kind} prompts" if config.kind else "no prompts"
 
 
 def _make_unique(prompt: Prompt, seen: set[str]) -> Prompt:
-    """The prompt under an id not in ``seen``, which is added to it."""
+    """The prompt with an id that is not in ``seen``; the id is added to ``seen``."""
     identity, copy = prompt.id, 1
     while identity in seen:
         copy += 1

@@ -2,7 +2,7 @@
 
 Whoever wrote the judged text may want the judge to say "safe". Four defences:
 
-* The text is enclosed by two lines with a nonce. The nonce is a hash of the text itself, so no text can contain its own.
+* The text is enclosed by two lines with a nonce. The nonce is a hash of the text, so no text can contain its own.
 * The instructions are repeated after the text.
 * Special tokens of chat templates ("<|im_end|>", "[/INST]") are broken by a space, so the text cannot end the user's
   turn.

@@ -77,10 +77,10 @@ class Player:
         backward = bool(weights.any())
         micro_batches = list(batch.split(self.micro_batch_for(len(batch.rows))))
         for micro_batch, counts in distributed.split_between_processes(micro_batches):
-            coefficients = weights[micro_batch.places] / len(batch.rows) * counts
+            coefficients = weights[micro_batch.indices] / len(batch.rows) * counts
             found = self._accumulate(micro_batch, coefficients, backward=backward)
             if counts:
-                losses[micro_batch.places] = found.cpu().double()
+                losses[micro_batch.indices] = found.cpu().double()
         return distributed.all_reduce_sum(losses)
 
     def _accumulate(self, micro_batch: Padded, coefficients: Tensor, *, backward: bool) -> Tensor:

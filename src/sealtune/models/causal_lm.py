@@ -87,7 +87,7 @@ def dataset_losses(model: PreTrainedModel, encoded: Encoded, batch_size: int) ->
         losses = torch.zeros(len(batch.rows), dtype=torch.float64)
         for micro_batch, counts in distributed.split_between_processes(list(batch.split(batch_size))):
             found = causal_lm.losses(micro_batch.tokens, micro_batch.mask).cpu().double()
-            losses[micro_batch.places] = found * counts
+            losses[micro_batch.indices] = found * counts
         yield batch.rows.numpy(), distributed.all_reduce_sum(losses)
 
 

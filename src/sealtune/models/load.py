@@ -124,7 +124,7 @@ def model_fingerprint(config: Config) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of everything that determines the tokens of a conversation: the tokenizer, its chat template, libraries."""
+    """A hash of what determines the tokens of a conversation: tokenizer, chat template and library versions."""
     import tokenizers
     import transformers
 

@@ -20,6 +20,7 @@ from sealtune.core.errors import RunError, StoppedError, UserError
 from sealtune.core.types import Response, Verdict
 from sealtune.evaluation import comparison
 from sealtune.evaluation.comparison import MethodResult
+from sealtune.evaluation.judges import load_judge
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
 from sealtune.pipeline.runner import adopt_stage, run_stage
@@ -117,7 +118,7 @@ def config_for(config: Config, method: str, seed: int, max_steps: int) -> Config
         select.keep_ratio, select.threshold = 1.0, None
     if method.endswith("safeinstr"):
         select.mix_datasets = [*select.mix_datasets, *config.compare.safety_datasets]
-    evaluate.judges = [judge for judge in evaluate.judges if judge.name != "pairwise"]  # needs answers of two methods
+    evaluate.judges = [judge for judge in evaluate.judges if not load_judge(judge.name).pairwise]
     evaluate.base = False
     changes = {
         "seed": seed,
@@ -177,7 +178,7 @@ def _preferences(config: Config, results: Sequence[MethodResult]) -> list[Verdic
     from sealtune.evaluation.answer_cache import AnswerCache
     from sealtune.evaluation.judging import judge_all
 
-    judges = [judge for judge in config.evaluate.judges if judge.name == "pairwise"]
+    judges = [judge for judge in config.evaluate.judges if load_judge(judge.name).pairwise]
     if not judges:
         return []
     settings = config.evaluate.model_copy(update={"judges": judges, "base": True})

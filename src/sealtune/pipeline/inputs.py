@@ -16,14 +16,14 @@ from sealtune.core.errors import UserError
 from sealtune.core.types import Drop, Labels
 from sealtune.data.cache import RowCache, TokenCache
 from sealtune.data.chat_template import ensure_chat_template
-from sealtune.data.encode import Part, encode, encode_batches
-from sealtune.data.encoded import Encoded
+from sealtune.data.encode import encode, encode_batches
+from sealtune.data.encoded import Encoded, TokensAndMask
 from sealtune.data.formats import UnusableRow
-from sealtune.data.load import TELL_EVERY, load, no_rows
+from sealtune.data.load import load, no_rows
 from sealtune.data.row_store import Rows
-from sealtune.data.unused import Unused
+from sealtune.data.row_store import UnusedRows
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
-from sealtune.models.load import model_fingerprint, load_tokenizer, tokenizer_fingerprint
+from sealtune.models.load import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from sealtune.pipeline.fingerprints import data_fingerprint
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class RunInputs:
             raise UserError(f"no row is usable by both the model and rank.model_name_or_path; first: {first}")
         known = {drop.id for drop in own.drops}
         more = [replace(d, detail=f"for the ranking model: {d.detail}") for d in other.drops if d.id not in known]
-        return TokenizedRows(own.rows, encoded, Unused(own.drops, more))
+        return TokenizedRows(own.rows, encoded, UnusedRows(own.drops, more))
 
     @load_once
     def load_ranking_candidates(self) -> Encoded:
@@ -194,9 +194,9 @@ class RunInputs:
                 f"no usable row is left of {len(rows.samples)} ({', '.join(reasons)}); first: {first.detail}; "
                 f"look at them with `sealtune inspect`, or raise max_length={length}"
             )
-        return TokenizedRows(rows, encoded, Unused(rows.drops, drops))
+        return TokenizedRows(rows, encoded, UnusedRows(rows.drops, drops))
 
-    def _tokenize(self, rows: Rows, name: str) -> Iterator[list[Part | UnusableRow]]:
+    def _tokenize(self, rows: Rows, name: str) -> Iterator[list[TokensAndMask | UnusableRow]]:
         config, done, total = self.config, 0, len(rows.samples)
         with track(f"{name}: tokens") as advance:
             for batch in encode_batches(rows.samples, self.load_tokenizer(), config.max_length, config.overlong_rows):
@@ -214,11 +214,8 @@ class RunInputs:
         about = None if any(one["sha256"] is None for one in found) else json.dumps(found, default=str)
         with track(f"{name}: rows") as advance:
 
-            def report_progress(rows: int, total: int | None) -> None:
-                if total is None:
-                    advance(rows, None, note="counted")
-                else:
-                    advance(rows, total + 1, TELL_EVERY)  # one step remains: the ids
+            def report_progress(rows: int) -> None:
+                advance(rows, None, note="read")
 
             return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, report_progress))
 

@@ -59,11 +59,11 @@ class Run:
             raise UserError(f"{stage}: {', '.join(changed)} changed since the rows were ranked; rank and select again")
 
     def load_model(
-        self, config: Config | None = None, *, full: bool = False, everywhere: bool = False
+        self, config: Config | None = None, *, full: bool = False, all_processes: bool = False
     ) -> PreTrainedModel:
         """The pretrained model of ``config`` (default: the run's), loaded by ``sealtune.models.load.load_model``."""
         from sealtune.models.load import load_model
 
         config = config or self.config
         logger.info("loading %s", config.model_name_or_path)
-        return load_model(config, full=full, everywhere=everywhere)
+        return load_model(config, full=full, all_processes=all_processes)

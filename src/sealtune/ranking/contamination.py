@@ -3,14 +3,14 @@
 The safe set is the null distribution. The probe never saw it (although theta was trained on it, so it looks slightly
 better than other safe rows would), and if the candidates are clean, no larger share of them than of the safe rows has
 low logits: F(t) <= S(t), the empirical distribution functions of the two sets. Let a share c of the candidates be
-unsafe. Even if all of them lie below t, F(t) <= c + (1 - c) S(t), so at every t
+unsafe. Even if all of these are below t, F(t) <= c + (1 - c) S(t), so at every t
 
     c >= (F(t) - S(t)) / (1 - S(t))                                                          (6)
 
 and the largest of these bounds is the estimate. It is exact if some t has all unsafe rows below it and few others. It
-is too low if unsafe rows lie among safe ones, and too high if a benign kind of row that the safe set lacks lies among
+is too low if unsafe rows are among safe ones, and too high if a benign kind of row that the safe set lacks is among
 them, or by chance, because the maximum is taken; the lower end of the interval is a bound. The upper end assumes only
-that no unsafe row lies above the lowest LOW_SHARE of the safe rows: every candidate below may be unsafe.
+that no unsafe row is above the lowest LOW_SHARE of the safe rows: every candidate below may be unsafe.
 
 Source: Blanchard, Lee, Scott (JMLR 2010), "Semi-supervised novelty detection", on the proportion of novelties;
 Meinshausen and Rice (Annals of Statistics 2006) for a bound of this form.

@@ -41,7 +41,7 @@ class Amounts(NamedTuple):
 
 
 SCORE_BYTES = 40
-"""Host bytes per candidate of the result: five columns of eight bytes, whole in every process."""
+"""Host bytes per candidate of the result: five columns of eight bytes, complete in every process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Cost:
     Attributes:
         forward: rows that go forward through the model; a row counts once per pass.
         backward: rows that go backward through it.
-        players: adapters, or whole models, that are trained side by side; 0 if no language model is loaded.
+        players: adapters, or full models, that are trained together; 0 if no language model is loaded.
         host_bytes: memory per candidate in each process, without ids and tokens.
         stored_states: hidden states per candidate that are kept in a scratch file, as float32.
         resumable: whether checkpoints are written.

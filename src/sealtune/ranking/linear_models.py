@@ -81,7 +81,7 @@ def cross_fit(
         safe: features of the safe set, (M, D).
         seed: of the folds.
         examples: labels the training rows of a fold.
-        draws: how often the rows are divided into folds anew; the mean over the draws depends less on the folds.
+        draws: how many times the rows are divided into folds; the mean over the draws depends less on the folds.
         safe_as_good: whether safe rows serve as good examples, too; otherwise they are only scored.
 
     Raises:

@@ -51,7 +51,7 @@ class SealLoop:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole ranking."""
+        """Steps of the complete ranking."""
         return self.candidates.per_epoch * self.settings.num_train_epochs
 
     def run(self) -> Iterator[StepRecord]:
@@ -119,7 +119,7 @@ class SealLoop:
         }
 
     def state_dict(self) -> State:
-        """The tensors that a resumed run needs to go on bit for bit."""
+        """The tensors that a resumed run needs to continue bit for bit."""
         sizes = torch.tensor([self.candidates.size, self.safe.size])
         own = {"step": torch.tensor(self.step), "batch_sizes": sizes, "agreement": self.agreement}
         return own | gather_states(self._parts)
@@ -212,7 +212,7 @@ def rank_correlation(left: Tensor, right: Tensor) -> Tensor:
 
 
 LOGIT_BYTES = 36
-"""Host bytes per candidate: its place in the shuffle (8); its logit, its logit at the end of the last epoch, visits, last
+"""Host bytes per candidate: its place in the shuffle (8); its logit, now and at the end of the last epoch, visits, last
 loss and last gap (28)."""
 
 ADAM_BYTES = 16

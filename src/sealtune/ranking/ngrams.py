@@ -23,7 +23,7 @@ def blocks(rows: Encoded, size: int = BLOCK) -> Iterator[tuple[int, int]]:
 
 
 def hashed_ngrams(rows: Encoded, start: int, stop: int) -> tuple[IntArray, HashArray]:
-    """All n-grams of the response tokens of rows ``start`` to ``stop``: their rows, from 0, and their hashes, both (G,).
+    """All n-grams of the response tokens of rows ``start`` to ``stop``: their rows, from 0, and hashes, both (G,).
 
     Prompts are left out, because only the loss mask separates the words of a row from the chat template that all rows
     share. A bigram is two adjacent response tokens; it crosses neither rows nor turns.

@@ -21,7 +21,7 @@ PLAYERS = {1: ("theta", "theta_hat"), 2: ("theta",)}
 
 
 def make_players(job: Job, names: Sequence[str]) -> dict[str, Player]:
-    """Players with these names on the job's model: adapters, or whole models if ``rank.use_peft`` is false."""
+    """Players with these names on the job's model: adapters, or full models if ``rank.use_peft`` is false."""
     settings = job.config.rank
     if settings.use_peft:
         players = lora_players(job.load_model(False), settings, names, job.config.seed)
@@ -51,7 +51,7 @@ def train_on_safe_set(
         player: is trained.
         safe: batches of the safe set.
         job: the ranking.
-        progress: is told of every step.
+        progress: receives every step.
         steps: the steps to take, counted from 0 at the start of the training.
         non_finite: safe rows whose loss was not finite in earlier steps.
 
@@ -71,7 +71,7 @@ def train_on_safe_set(
 
 
 def set_dropout(player: Player, *, on: bool) -> None:
-    """Switch dropout alone: the mode of the whole model decides more (see ``adapters``)."""
+    """Switch dropout only: the mode of the model as a whole has other effects (see ``adapters``)."""
     for module in player.model.body.modules():
         if isinstance(module, nn.Dropout):
             module.train(on)

@@ -12,7 +12,7 @@ A row has four components, each standardised over the candidates. Three are adde
 * *resemblance*: does the response look like the safe set rather than like the candidates? If so, a row whose sum is
   below average is moved towards the average, at most all the way. This protects a safe response on a sensitive topic,
   which the probe holds against it, without punishing a benign task that the safe set lacks. Rows of the worst fit are
-  not moved, so harm in the style of the safe set does not pass; nor are any if the two sets cannot be told apart.
+  not moved, so harm in the style of the safe set does not pass; nor are any if the two sets cannot be separated.
 
 All four score unseen rows.
 """
@@ -57,7 +57,7 @@ FULL_TRUST = 1 / 3
 """Gini coefficient (2 AUROC - 1) of the safe-set classifier from which resemblance protects in full."""
 
 SHRINKAGE = 4
-"""Weight of the mean variance over all rows beside the variance estimated for one row."""
+"""Weight of the mean variance over all rows, relative to the variance estimated for one row."""
 
 
 class Features(NamedTuple):

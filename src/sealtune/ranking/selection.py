@@ -42,7 +42,7 @@ def select(scores: Scores, settings: SelectConfig) -> Selection:
         reason = f"below the best {ratio:.4g} of the rows"
     if count == 0:
         raise UserError(
-            f"select: no row of {len(scores)} would be kept; scores lie between {scores.score.min():.4g} and "
+            f"select: no row of {len(scores)} would be kept; scores range from {scores.score.min():.4g} to "
             f"{scores.score.max():.4g}: lower select.threshold or raise select.keep_ratio"
         )
     return Selection(

@@ -1,4 +1,4 @@
-"""Values and hostile texts as they may stand on the page."""
+"""Formats values and untrusted text for the page."""
 
 from __future__ import annotations
 
@@ -11,56 +11,61 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-# Characters that act without being seen: C0 and C1 controls but newline and tab, zero-width and bidirectional marks,
-# line separators, lone surrogates (which UTF-8 cannot carry), blanks that are no blanks, and the tag characters and
+# Characters that have an effect but no glyph: C0 and C1 controls except newline and tab, zero-width and bidirectional
+# controls, line separators, lone surrogates (which UTF-8 cannot encode), blank fillers, and the tag characters and
 # variation selectors that can hide a whole sentence.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\u034f\u115f\u1160\u3164\uffa0\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f\U000e0100-\U000e01ef]"
 )
-ABSENT = "\u2013"
+MISSING = "\u2013"
 
 
 def reveal(text: Any) -> Markup:
-    """The text escaped for HTML, with each invisible character replaced by its marked code point."""
+    """The text escaped for HTML, with each invisible character replaced by its highlighted code point."""
     plain = str(text).replace("\r\n", "\n")
-    return Markup(_INVISIBLE.sub(_mark, str(escape(plain))))
+    return Markup(_INVISIBLE.sub(_highlight, str(escape(plain))))
 
 
-def flatten(text: Any, limit: int = 60) -> str:
-    """A short one-line form for a figure, where plotly would read tags: escaped, code points spelled out."""
-    line = " ".join(_INVISIBLE.sub(lambda m: _name(m[0]), str(text)).split())
+def one_line(text: Any, limit: int = 60) -> str:
+    """The text as a short label of a figure: escaped, because plotly interprets tags; code points spelled out."""
+    line = " ".join(_INVISIBLE.sub(lambda m: _code_point(m[0]), str(text)).split())
     return html.escape(line if len(line) <= limit else line[: limit - 1] + "…", quote=False)
 
 
 def embed_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in; NaN and infinity become null."""
+    """JSON that cannot close the script element around it; NaN and infinity become null."""
     text = json.dumps(_without_nan(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def show_number(value: Any, digits: int = 3) -> str:
-    """A number with this many decimals, thousands separated; a dash for None, NaN and what is no number."""
+def format_number(value: Any, digits: int = 3) -> str:
+    """A number with thousands separators, floats with ``digits`` decimals; a dash for anything else and for NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return ABSENT
+        return MISSING
     return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
 
 
-def show_percent(value: Any) -> str:
+def format_percent(value: Any) -> str:
     """A share as a percentage with one decimal; a dash for None and NaN."""
-    shown = show_number(100 * value if isinstance(value, (int, float)) else None, 1)
-    return shown if shown == ABSENT else f"{shown}\u00a0%"
+    shown = format_number(100.0 * value if isinstance(value, (int, float)) else None, 1)
+    return shown if shown == MISSING else f"{shown}%"
 
 
-def show_fact(name: str, value: Any) -> str:
-    """A value of the manifest in the unit that its name tells: seconds, bytes, or as it is."""
+def format_measure(value: Any, unit: str) -> str:
+    """A value of the evaluation table: shares as percentages, all other units as numbers."""
+    return format_percent(value) if unit == "share" else format_number(value)
+
+
+def format_fact(name: str, value: Any) -> str:
+    """A value of the manifest in the unit that its name implies: seconds, bytes, or none."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if "second" in name:
             return _duration(float(value))
         if "bytes" in name or "memory" in name:
             return f"{value / 2**30:,.2f} GiB"
-        return str(value) if name == "seed" else show_number(value)
-    return ABSENT if value is None else str(value)
+        return str(value) if name == "seed" else format_number(value)
+    return MISSING if value is None else str(value)
 
 
 def _duration(seconds: float) -> str:
@@ -71,11 +76,11 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _mark(match: re.Match[str]) -> str:
-    return f'<span class="hidden-char" title="invisible character">{_name(match[0])}</span>'
+def _highlight(match: re.Match[str]) -> str:
+    return f'<span class="hidden-char" title="invisible character">{_code_point(match[0])}</span>'
 
 
-def _name(character: str) -> str:
+def _code_point(character: str) -> str:
     return f"U+{ord(character):04X}"
 
 

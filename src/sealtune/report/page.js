@@ -1,13 +1,13 @@
 "use strict";
-// Draws every figure in the colours of the page, and again when the reader's colour scheme changes.
+// Draws every figure in the colours of the page, and redraws it when the colour scheme changes.
 (() => {
   const figures = JSON.parse(document.getElementById("figure-data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  function dress(layout) {
+  function themed(layout) {
     const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, ticks: "" };
-    const dressed = {
+    const result = {
       ...layout,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -16,16 +16,15 @@
       dragmode: false,
     };
     for (const key of Object.keys(layout)) {
-      if (/^[xy]axis/.test(key)) dressed[key] = { ...axis, ...layout[key], fixedrange: true };
+      if (/^[xy]axis/.test(key)) result[key] = { ...axis, ...layout[key], fixedrange: true };
     }
-    return dressed;
+    return result;
   }
 
   function draw() {
     for (const [name, figure] of Object.entries(figures)) {
-      const place = document.getElementById("figure-" + name);
-      const options = { displayModeBar: false };
-      Plotly.react(place, figure.data, dress(figure.layout), options);
+      const target = document.getElementById("figure-" + name);
+      Plotly.react(target, figure.data, themed(figure.layout), { displayModeBar: false });
     }
   }
 

@@ -1,7 +1,7 @@
-"""A view as one self-contained HTML page: no request leaves it, and nothing that a row says is read as HTML.
+"""Renders a view as one self-contained HTML page: it makes no request, and row texts are never interpreted as HTML.
 
-Its content security policy names the page's own scripts by their hash, so a script from a row would not run even if
-it slipped through the escaping.
+Its content security policy allows only the page's own scripts, by hash: a script in a row would not run even if it
+slipped through the escaping.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sealtune.report import figures, html, tables
+from sealtune.report import figures, html, tables, tiles
 from sealtune.report.view import ReportView
 
 _FOLDER = Path(__file__).parent
 
 
 def render(view: ReportView) -> str:
-    """The HTML text of the page; parts of the view that are empty leave their sections out."""
-    pictures = {name: figure for name, figure in _draw(view).items() if figure is not None}
-    scripts = {"plotly": get_plotlyjs(), "draw": (_FOLDER / "page.js").read_text(encoding="utf-8")} if pictures else {}
+    """The HTML of the page, without sections for empty parts of the view."""
+    drawn = {name: figure for name, figure in _figures(view).items() if figure is not None}
+    scripts = [get_plotlyjs(), (_FOLDER / "page.js").read_text(encoding="utf-8")] if drawn else []
     return _template().render(
         view=view,
         tables=tables,
-        pictures=pictures,
-        figure_data=html.embed_json(pictures),
-        scripts={name: Markup(script) for name, script in scripts.items()},
-        policy=_policy(scripts.values()),
+        tiles=tiles,
+        figures=drawn,
+        figure_data=html.embed_json(drawn),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
         style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         facts=_facts(view.manifest),
         stages=_stage_table(view.manifest),
@@ -43,7 +44,7 @@ def render(view: ReportView) -> str:
     )
 
 
-def _draw(view: ReportView) -> dict[str, figures.Figure | None]:
+def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
     return {
         "histogram": figures.score_histogram(view),
         "rank": figures.rank_curves(view),
@@ -51,13 +52,13 @@ def _draw(view: ReportView) -> dict[str, figures.Figure | None]:
         "sources": figures.source_bars(view),
         "roc": figures.roc_figure(view),
         "precision": figures.precision_figure(view),
-        "rates": figures.evaluation_dots(view, losses=False),
-        "losses": figures.evaluation_dots(view, losses=True),
+        "shares": figures.share_dots(view),
+        "losses": figures.loss_dots(view),
     }
 
 
-def _policy(scripts: Any) -> str:
-    """The content security policy. Plotly sets style attributes, hence unsafe-inline for styles."""
+def _policy(scripts: Sequence[str]) -> str:
+    """The content security policy; plotly sets style attributes, which needs unsafe-inline for styles."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
@@ -74,22 +75,23 @@ def _template() -> Template:
     )
     environment.filters |= {
         "reveal": html.reveal,
-        "number": html.show_number,
-        "percent": html.show_percent,
-        "fact": lambda value, name: html.show_fact(name, value),
+        "number": html.format_number,
+        "percent": html.format_percent,
+        "measure": html.format_measure,
+        "fact": lambda value, name: html.format_fact(name, value),
     }
     return environment.get_template("page.html")
 
 
 def _facts(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Scalars of the manifest, then the versions."""
+    """The top-level scalars of the manifest, then the versions."""
     versions = manifest.get("versions")
     named = versions.items() if isinstance(versions, Mapping) else ()
     return [*((k, v) for k, v in manifest.items() if _is_scalar(v)), *((f"{k} version", v) for k, v in named)]
 
 
 def _stage_table(manifest: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, Mapping[str, Any]]]]:
-    """The columns that any stage has, and each stage with its facts."""
+    """The scalar facts that occur in any stage, as columns, and each stage with its facts."""
     stages = manifest.get("stages")
     if not isinstance(stages, Mapping):
         return [], []
@@ -106,7 +108,7 @@ def _as_yaml(values: Mapping[str, Any] | Sequence[Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Mappings and sequences as YAML knows them; whatever it does not know as text."""
+    """The value in types that YAML can represent; all others become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

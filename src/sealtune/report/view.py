@@ -1,4 +1,4 @@
-"""What the page shows, as plain data: whoever renders it reads no files, and whoever reads files renders nothing."""
+"""The content of the report as plain data: rendering reads no files, and reading files renders nothing."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ import numpy as np
 from sealtune.core.types import Drop, Response, Scores, Verdict
 
 
-def no_scores() -> Scores:
-    """A ranking of no rows, for a run that has not ranked yet."""
+def empty_scores() -> Scores:
+    """The scores of no rows, for a page without a ranking."""
     none = np.empty(0)
     return Scores((), (), none, none, none, none, np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class ReportView:
-    """Everything the page needs. Each part may be missing; the page then leaves its section out.
+    """Everything that the page shows. Every part is optional; the page omits the sections of missing parts.
 
     Attributes:
         title: heading of the page.
         config: the resolved configuration.
-        manifest: facts about the run. Scalars at the top (``model``, ``seed``, ``command``) make one table;
-            ``versions`` is a mapping of names to versions; ``stages`` maps a stage to its scalars
-            (``seconds``, ``tokens``, ``peak_memory_bytes``, ...). Anything else is shown in the full listing alone.
+        manifest: facts about the run. Top-level scalars (``model``, ``seed``, ``command``) form one table;
+            ``versions`` maps names to versions; ``stages`` maps a stage to its scalars (``seconds``, ``tokens``,
+            ``peak_memory_bytes``, ...). Everything else appears only in the full manifest.
         scores: the ranking.
-        texts: prompt and response of each id.
-        kept: ids kept. Empty before selection: then nothing is called kept or dropped.
-        borderline: ids of rows that might as well be on the other side of the threshold.
-        uncertainty: ``reliability`` (share of the variance of the scores that is not doubt), ``rows_near_the_threshold``
-            and ``estimated_unsafe`` (``share``, ``low``, ``high``, ``found``); None where the ranker does not tell.
-        drops: rows left out before ranking.
-        rank_steps: one mapping a ranking step: step, epoch, gamma, safe_loss, candidate_loss, hat_loss, gap, rows,
+        texts: prompt and response by id.
+        kept: ids of the rows that were kept; empty before selection, when rows are neither kept nor dropped.
+        borderline: ids of the rows close to the threshold.
+        uncertainty: ``reliability`` (share of the variance of the scores that is not error variance),
+            ``borderline_rows`` and ``estimated_unsafe`` (``share``, ``low``, ``high``, ``significant``); None where
+            the ranker does not estimate them.
+        drops: rows excluded before ranking.
+        rank_steps: one mapping per ranking step: step, epoch, gamma, safe_loss, candidate_loss, hat_loss, gap, rows,
             tokens, seconds; losses and gap in nats per response token.
-        tune_steps: one mapping a fine-tuning step: step, loss, learning_rate.
-        evaluation: rows of ``evaluation.metrics.summarise``, and losses as rows with measure ``loss`` and set ``safe``
-            or ``held_out``.
-        responses: answers of the models.
-        verdicts: what the judges said of them.
-        labels: ground truth of rows, 1 = unsafe, or None where there is none.
-        rows_shown: how many rows of each end of the ranking to show in full.
+        tune_steps: one mapping per fine-tuning step: step, loss, learning_rate.
+        evaluation: rows of the evaluation table, including losses (measure ``loss``, set ``safe`` or ``held_out``).
+        responses: responses of the models to the evaluation prompts.
+        verdicts: the judges' verdicts on these responses.
+        labels: ground truth by id, 1 = unsafe; None without labels.
+        rows_shown: how many rows to show in full at each end of the ranking.
     """
 
     title: str = "sealtune report"
     config: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    scores: Scores = field(default_factory=no_scores)
+    scores: Scores = field(default_factory=empty_scores)
     texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kept: Collection[str] = frozenset()
     borderline: Collection[str] = frozenset()
@@ -63,6 +63,6 @@ class ReportView:
     rows_shown: int = 20
 
     @property
-    def selected(self) -> bool:
-        """True once rows were selected: at least one was kept."""
+    def has_selection(self) -> bool:
+        """Whether rows were selected, that is, whether at least one was kept."""
         return len(self.kept) > 0

@@ -1,12 +1,15 @@
-"""The model card of a tuned model: what it was made from and how, so that others can judge it."""
+"""The model card of a tuned model: what it was made from, and how."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sealtune.core.config import Config
 from sealtune.models.load import public_name
+
+if TYPE_CHECKING:
+    from sealtune.tuning.train import TuningResult
 
 CARD = """---
 base_model: {base}
@@ -17,25 +20,41 @@ tags:
 - safety
 ---
 
-# {base}, tuned on rows selected by sealtune
+# {base}, fine-tuned on rows selected by sealtune
 
-{ranked:,} candidate rows were ranked by `{method}` against a safe set ({safe}); {kept:,} were kept and {rows:,} rows
-(those mixed in afterwards included) were trained on.
+{ranked:,} candidate rows were ranked by `{method}` against a safe set ({safe}). {kept:,} rows were kept. The model was
+trained on {rows:,} rows, including any rows of `select.mix_datasets`.
 
 | stage | rows | tokens | seconds |
 |---|---|---|---|
 {stages}
 
-Fine-tuning: {epochs:g} epochs, learning rate {rate:g}, batch {batch}, {shape}, seed {seed}, at most {length} tokens a
-row, loss on response tokens only. sealtune {version}.
+| fine-tuning | |
+|---|---|
+| steps | {steps:,} |
+| epochs | {epochs:.3g} |
+| rows per step (all processes) | {batch_size:,} |
+| learning rate | {learning_rate:g} |
+| trained | {trained} |
+| loss | response tokens only, at most {max_length:,} tokens per row |
+| seed | {seed} |
 
-Selection lowers the share of unsafe rows; it does not prove that none is left. See `evaluate/` and `report.html` of the
-run for what was measured, and measure again for your own use.
+sealtune {version}.
+
+Selection lowers the share of unsafe rows; it does not prove that none is left. `evaluate/` and `report.html` of the run
+show what was measured. Measure again for your own use.
 """
 
 
-def model_card(config: Config, manifest: Mapping[str, Any], rows: int) -> str:
-    """Text of README.md beside the adapter or the model."""
+def model_card(config: Config, manifest: Mapping[str, Any], rows: int, result: TuningResult) -> str:
+    """The text of the README.md next to the adapter or the model.
+
+    Args:
+        config: The config of the run.
+        manifest: The manifest of the run, with the stages rank and select.
+        rows: Number of training rows.
+        result: How the model was trained.
+    """
     stages, tune = manifest["stages"], config.tune
     lines = [
         f"| {name} | {entry.get('rows', '')} | {entry.get('tokens', '')} | {entry['seconds']:.0f} |"
@@ -51,11 +70,12 @@ def model_card(config: Config, manifest: Mapping[str, Any], rows: int) -> str:
         kept=stages["select"]["rows"],
         rows=rows,
         stages="\n".join(lines),
-        epochs=tune.num_train_epochs,
-        rate=tune.learning_rate,
-        batch=tune.per_device_train_batch_size * tune.gradient_accumulation_steps,
-        shape=f"LoRA of rank {tune.lora_r}" if tune.use_peft else "all weights",
+        steps=result.steps,
+        epochs=result.epochs,
+        batch_size=result.batch_size,
+        learning_rate=tune.learning_rate,
+        trained=f"LoRA of rank {tune.lora_r}" if tune.use_peft else "all weights",
         seed=config.seed,
-        length=config.max_length,
+        max_length=config.max_length,
         version=manifest.get("sealtune", ""),
     )

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, folder: Path) -> None:
-    """Write the adapter (or, with ``merge``, or where the whole model was tuned, a whole model) and the tokenizer."""
+    """Write the tokenizer and the adapter, or the full model if it was tuned in full or ``tune.merge`` is set."""
     tokenizer.save_pretrained(str(folder))
-    model.config.use_cache = True  # off while training only
+    model.config.use_cache = True  # off only while training
     if config.tune.use_peft and config.tune.merge:
         model = model.merge_and_unload()
     if config.tune.use_peft and not config.tune.merge:
@@ -28,12 +28,16 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Con
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter, not a whole model."""
+    """Whether the folder contains an adapter rather than a full model."""
     return (folder / "adapter_config.json").exists()
 
 
 def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> PreTrainedModel:
-    """The tuned model: the adapter in ``folder`` on ``base``, or the whole model in it."""
+    """The tuned model: the adapter in ``folder`` on ``base``, or the full model in ``folder``.
+
+    Raises:
+        UserError: The folder cannot be loaded.
+    """
     if is_adapter(folder):
         return _load_adapter(base, folder)
     return load_model(config.model_copy(update={"model_name_or_path": str(folder), "model_revision": None}))
@@ -43,7 +47,7 @@ def _load_adapter(base: PreTrainedModel | None, folder: Path) -> PreTrainedModel
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    if not (folder / "adapter_model.safetensors").is_file():  # peft would take a pickle, or ask the hub
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would read a pickle, or ask the hub
         raise UserError(f"{folder}: no adapter_model.safetensors; adapters are read from safetensors alone")
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -1,141 +1,160 @@
-"""TRL's SFTTrainer with checkpoints of our own: no pickle, whole or not at all, and the same bits after a resume.
+"""TRL's SFTTrainer with safe checkpoints: no pickle, written atomically, and resumed bit for bit.
 
-transformers keeps optimizer, schedule and random numbers as pickles. It also draws the order of rows that are grouped
-by length from the random numbers of the moment, so one that goes on in a later epoch would meet other rows there. Here
-seed and epoch decide on it, so that a tuning may go on with more or fewer processes, too.
+transformers pickles the optimizer, the scheduler and the RNG state. It also draws the order of the rows, if they are
+grouped by length, from the current RNG state, so a run resumed in a later epoch would see other rows. Here, seed and
+epoch determine the order; so a run can also be resumed with another number of processes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 from trl import SFTTrainer
 
-from sealtune.core import distributed
 from sealtune.core.checkpoints import Checkpoint
-from sealtune.core.console import say
 from sealtune.core.errors import UserError
 from sealtune.data.batches import Batches
 from sealtune.data.encoded import Encoded
 from sealtune.models.causal_lm import CausalLM
 from sealtune.models.losses import token_losses
-from sealtune.models.state_dict import check_shapes, restoring
+from sealtune.models.state_dict import State, check_shapes, restoring, strip_prefix
+from sealtune.tuning.callbacks import SaveCallback
+from sealtune.tuning.sft_config import effective_batch_size
 
 if TYPE_CHECKING:
     from sealtune.core.checkpoints import Checkpointer
 
+logger = logging.getLogger(__name__)
+
 
 class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose checkpoints are written by a checkpointer."""
+    """SFTTrainer whose checkpoints are written by a checkpointer.
 
-    checkpointer: Checkpointer
-    resumed: Checkpoint | None = None
+    Attributes:
+        rows: The rows of the training dataset.
+        checkpointer: Writes checkpoints.
+        checkpoint: The checkpoint that the training resumes from; None to start at the first step.
+    """
+
     rows: Encoded
-    """What is trained on, the same as the trainer's data set."""
+    checkpointer: Checkpointer
+    checkpoint: Checkpoint | None = None
 
-    def train_guarded(self, checkpointer: Checkpointer, resume: Checkpoint | None) -> None:
-        """Train, from ``resume`` on. Raises StoppedError where the checkpointer was asked to stop."""
-        self.checkpointer, self.resumed = checkpointer, resume
-        self.add_callback(_Moments(checkpointer))
-        if self._is_spread:
-            say("tune: DeepSpeed, and FSDP of whole models, keep the optimizer in parts, so no checkpoints are saved")
-        if resume is None:
-            self.train()
-            return
+    def train_with_checkpoints(self, checkpointer: Checkpointer, checkpoint: Checkpoint | None) -> None:
+        """Train, resuming from ``checkpoint`` if it is given. Raises StoppedError after a signal."""
+        self.checkpointer, self.checkpoint = checkpointer, checkpoint
+        self.add_callback(SaveCallback(checkpointer))
+        if self._optimizer_is_sharded:
+            logger.warning("tune: DeepSpeed and FSDP of a full model shard the optimizer; no checkpoints are saved")
+        self.train(resume_from_checkpoint=self._write_trainer_state(checkpoint) if checkpoint else None)
+
+    def _write_trainer_state(self, checkpoint: Checkpoint) -> str:
+        """The folder of the file that the trainer reads its counters from. The hooks below restore the rest."""
         known = {field.name for field in dataclasses.fields(TrainerState)}
         with restoring():
-            state = {name: value for name, value in resume.rest["trainer"].items() if name in known}
-        folder = Path(self.args.output_dir)  # from here the trainer takes its counters, from us the rest
-        (folder / "trainer_state.json").write_text(json.dumps(state | {"log_history": resume.records}), "utf-8")
-        self.train(resume_from_checkpoint=str(folder))
+            state = {name: value for name, value in checkpoint.rest["trainer_state"].items() if name in known}
+        file = Path(self.args.output_dir) / "trainer_state.json"
+        file.write_text(json.dumps(state | {"log_history": checkpoint.records}), encoding="utf-8")
+        return str(self.args.output_dir)
 
     @property
-    def _batch(self) -> int:
-        """Rows of a step, in all processes together."""
-        args = self.args
-        return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * distributed.num_processes())
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
-        return RowOrder(Batches(self.rows, self._batch, self.args.seed))
-
-    # -- what the trainer calls to save and to load ------------------------------------------------------------------
-
-    @property
-    def _is_spread(self) -> bool:
+    def _optimizer_is_sharded(self) -> bool:
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(Batches(self.rows, effective_batch_size(self.args), self.args.seed))
+
+    # -- hooks that the trainer calls to save and to resume ----------------------------------------------------------
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self._is_spread:
-            self.checkpointer.save(Checkpoint(self.state.global_step, {}, []), self.state.max_steps)
-            return
+        checkpoint = Checkpoint(self.state.global_step, {}, [])
+        if not self._optimizer_is_sharded:
+            optimizer = self.optimizer.state_dict()
+            tensors = self._tensors(optimizer["state"])
+            values = self._values(optimizer["param_groups"])
+            checkpoint = Checkpoint(self.state.global_step, tensors, self.state.log_history, values)
+        self.checkpointer.save(checkpoint, self.state.max_steps)
+
+    def _tensors(self, moments: Mapping[int, Mapping[str, Tensor]]) -> State:
+        state: State = {f"parameter.{name}": parameter for name, parameter in self._trainable_parameters()}
+        state |= {f"optimizer.{i}.{name}": value for i, found in moments.items() for name, value in found.items()}
+        return state | {f"rng.{name}": value for name, value in rng_state().items()}
+
+    def _values(self, param_groups: list[dict[str, Any]]) -> dict[str, Any]:
         counters = dataclasses.asdict(self.state)
-        records = counters.pop("log_history")
-        optimizer = self.optimizer.state_dict()
-        rest = {"trainer": counters, "groups": optimizer["param_groups"], "scheduler": self.lr_scheduler.state_dict()}
-        rest |= {"batch": self._batch}
-        if self.accelerator.scaler is not None:
-            rest |= {"scaler": self.accelerator.scaler.state_dict()}
-        state: dict[str, Tensor] = {f"parameter.{name}": parameter for name, parameter in self._learned()}
-        for i, moments in optimizer["state"].items():
-            state |= {f"optimizer.{i}.{name}": value for name, value in moments.items()}
-        state |= {f"random.{name}": value for name, value in random_state().items()}
-        self.checkpointer.save(Checkpoint(self.state.global_step, state, records, rest), self.state.max_steps)
+        del counters["log_history"]
+        values = {
+            "trainer_state": counters,
+            "batch_size": effective_batch_size(self.args),
+            "param_groups": param_groups,
+            "scheduler": self.lr_scheduler.state_dict(),
+        }
+        scaler = self.accelerator.scaler
+        return values if scaler is None else values | {"scaler": scaler.state_dict()}
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved, learned = self._saved("parameter"), dict(self._learned())
+        saved, parameters = self._saved("parameter"), dict(self._trainable_parameters())
         with restoring():
-            check_shapes(saved, learned)
-            for name, parameter in learned.items():
+            check_shapes(saved, parameters)
+            for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.resumed is None:
+        if self.checkpoint is None:
             return
-        moments: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         with restoring():
-            for name, value in self._saved("optimizer").items():
-                number, _, kind = name.partition(".")
-                moments.setdefault(int(number), {})[kind] = value
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            for i, kinds in moments.items():
-                check_shapes(kinds, {kind: parameters[i] for kind, value in kinds.items() if value.dim()})
-            self.optimizer.load_state_dict({"state": moments, "param_groups": self.resumed.rest["groups"]})
-            self.lr_scheduler.load_state_dict(self.resumed.rest["scheduler"])
+            moments = _moments_by_parameter(self._saved("optimizer"), parameters)
+            self.optimizer.load_state_dict({"state": moments, "param_groups": self.checkpoint.rest["param_groups"]})
+            self.lr_scheduler.load_state_dict(self.checkpoint.rest["scheduler"])
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if self.resumed is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(self.resumed.rest["scaler"])
+        if self.checkpoint is not None and self.accelerator.scaler is not None:
+            with restoring():
+                self.accelerator.scaler.load_state_dict(self.checkpoint.rest["scaler"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        set_random_state(self._saved("random"))
+        with restoring():
+            set_rng_state(self._saved("rng"))
 
-    def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def _trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
-    def _saved(self, kind: str) -> dict[str, Tensor]:
-        """Tensors of one kind in the checkpoint that it goes on from; none where there is no checkpoint."""
-        state = self.resumed.state if self.resumed else {}
-        return {name.removeprefix(f"{kind}."): value for name, value in state.items() if name.startswith(f"{kind}.")}
+    def _saved(self, kind: str) -> State:
+        """The tensors of one kind in the checkpoint; none if training starts at the first step."""
+        return strip_prefix(f"{kind}.", self.checkpoint.state) if self.checkpoint else {}
 
 
-class RowOrder(Sampler[int]):
-    """The rows of an epoch, neighbours in length together; ``set_epoch`` says of which."""
+def _moments_by_parameter(saved: State, parameters: list[nn.Parameter]) -> dict[int, State]:
+    """The optimizer's moments by the index of their parameter. Raises ValueError if a shape does not fit."""
+    moments: dict[int, State] = {}
+    for name, value in saved.items():
+        index, _, moment = name.partition(".")
+        moments.setdefault(int(index), {})[moment] = value
+    for i, found in moments.items():
+        check_shapes(found, {name: parameters[i] for name, value in found.items() if value.dim()})
+    return moments
+
+
+class EpochSampler(Sampler[int]):
+    """The rows of an epoch, grouped by length. The trainer and accelerate call ``set_epoch``."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Of this epoch from now on; the trainer and accelerate call it."""
+        """Sample the rows of this epoch from now on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -145,26 +164,16 @@ class RowOrder(Sampler[int]):
         return iter(self.batches.order(self.epoch).tolist())
 
 
-class _Moments(TrainerCallback):  # type: ignore[misc]
-    """Tells the trainer when to save."""
-
-    def __init__(self, checkpointer: Checkpointer) -> None:
-        self.checkpointer = checkpointer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_save = self.checkpointer.should_save(state.global_step, state.max_steps)
-
-
-def random_state() -> dict[str, Tensor]:
-    """Where torch's random numbers stand, on the CPU and on the accelerator."""
+def rng_state() -> State:
+    """The state of torch's random number generators, on the CPU and on the accelerator if there is one."""
     state = {"cpu": torch.get_rng_state()}
     if torch.accelerator.is_available():
         state["accelerator"] = torch.get_device_module().get_rng_state()
     return state
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
-    """Take back what :func:`random_state` gave, as far as it is there."""
+def set_rng_state(state: State) -> None:
+    """Restore what ``rng_state`` returned; generators that ``state`` or this machine lacks stay as they are."""
     if "cpu" in state:
         torch.set_rng_state(state["cpu"])
     if "accelerator" in state and torch.accelerator.is_available():
@@ -172,38 +181,41 @@ def set_random_state(state: dict[str, Tensor]) -> None:
 
 
 class ResponseTrainer(ResumableTrainer):
-    """SFTTrainer that, in one process on a CPU, computes logits at response positions only."""
+    """ResumableTrainer that, in one process on a CPU, computes logits at response tokens only."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.halves = self._split()
+        self.causal_lm = self._split_model()
 
-    def _split(self) -> CausalLM | None:
-        """Body and head of the model, or None where TRL's own loss is to serve."""
-        alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-        # 4-bit weights: one forward pass in evaluation mode, as CausalLM makes it, packs them for good into a form
-        # that no gradient passes.
-        if not alone or self.aux_loss_enabled or getattr(self.model, "is_loaded_in_4bit", False):
+    def _split_model(self) -> CausalLM | None:
+        """Body and head of the model; None to compute TRL's loss."""
+        single_cpu = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+        # With 4-bit weights, the forward pass in CausalLM's check, in evaluation mode, would pack the weights for good
+        # into a form that passes no gradient.
+        if not single_cpu or self.aux_loss_enabled or getattr(self.model, "is_loaded_in_4bit", False):
             return None
         try:
             return CausalLM(self.model)
-        except UserError:  # a family whose logits are more than head(body(tokens)); TRL knows some of them
+        except UserError:  # a family whose logits are not head(body(tokens)); TRL supports some of them
             return None
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean loss per response token, a scalar in nats, of ``input_ids`` and ``labels`` (B, T).
+        """The mean loss per response token, a scalar in nats.
 
-        ``num_items_in_batch`` counts the response tokens of all accumulated batches. With ``return_outputs``, which
-        evaluation asks for, TRL's own loss and its outputs.
+        Args:
+            model: The model as wrapped by the trainer.
+            inputs: ``input_ids`` and ``labels``, (B, T).
+            return_outputs: Return TRL's loss and outputs, as evaluation needs them.
+            num_items_in_batch: Number of response tokens in all accumulated batches; None for this one alone.
         """
-        if self.halves is None or return_outputs:
+        if self.causal_lm is None or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels: Tensor = inputs["labels"][:, 1:]
-        learned = labels != -100
-        # Rows are padded on the right: under a causal model no real token sees the padding behind it.
+        mask = labels != -100
+        # No attention mask: rows are padded on the right, and a causal model does not look ahead.
         with self.accelerator.autocast():
-            hidden = self.halves.hidden(inputs["input_ids"])[:, :-1][learned]
-            total = token_losses(hidden, self.halves.head, labels[learned]).sum()
-        return total / (learned.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            hidden = self.causal_lm.hidden_states(inputs["input_ids"])[:, :-1][mask]
+            total = token_losses(hidden, self.causal_lm.head, labels[mask]).sum()
+        return total / (mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)

@@ -46,7 +46,6 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     """Collect and judge the answers of both models, and measure their losses."""
     from sealtune.evaluation import judging
     from sealtune.evaluation.answer_cache import AnswerCache
-    from sealtune.evaluation.metrics import summarise
     from sealtune.evaluation.prompts import notices
 
     settings, folder = run.config.evaluate, run.folder
@@ -57,9 +56,9 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     cache = AnswerCache(folder.path("evaluate/judge_cache.jsonl"))
     responses, measured = _answers(run, cache)
     verdicts = judging.judge_all(responses, settings, cache, track)
-    for line in judging.faults(verdicts):
+    for line in judging.describe_errors(verdicts):
         logger.warning("%s", line)
-    table = summarise(judging.by_rule(verdicts)) + judging.tabulate(verdicts) + measured
+    table = judging.tabulate(verdicts) + measured
     folder.write_jsonl("evaluate/responses.jsonl", map(dataclasses.asdict, responses))
     folder.write_jsonl("evaluate/verdicts.jsonl", map(dataclasses.asdict, verdicts))
     folder.write_jsonl("evaluate/drops.jsonl", drop_records(prompts=unusable))

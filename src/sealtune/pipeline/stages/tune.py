@@ -13,9 +13,8 @@ from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from sealtune.pipeline.run import Run
+    from sealtune.tuning.train import TuningResult
 
 
 def depends_on(run: Run) -> dict[str, Any]:
@@ -40,26 +39,26 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     settings, tokenizer = run.config.tune, run.inputs.load_tokenizer()
     checkpointer = Checkpointer("tune", run.folder, dependencies, settings.save_steps)
     resume = checkpointer.resume(run.config.resume_from_checkpoint)
-    model = run.load_model(full=not settings.use_peft, everywhere=sharding.uses_zero3())
+    model = run.load_model(full=not settings.use_peft, all_processes=sharding.uses_zero3())
     with track("tune") as advance, checkpointer.stop_on_signals():
-        tuned, log = train(model, tokenizer, rows, run.config, advance, checkpointer=checkpointer, resume=resume)
+        result = train(model, tokenizer, rows, run.config, advance, checkpointer=checkpointer, resume=resume)
     run.stop_requested = distributed.all_reduce_max(checkpointer.stop_requested or 0) or None
     if not distributed.is_main_process():  # it alone holds the gathered weights
         return Outcome([], {})
-    return _save(run, tuned, len(rows), log)
+    return _save(run, result, len(rows))
 
 
-def _save(run: Run, tuned: PreTrainedModel, rows: int, log: list[dict[str, Any]]) -> Outcome:
+def _save(run: Run, result: TuningResult, rows: int) -> Outcome:
     from sealtune.tuning.model_card import model_card
     from sealtune.tuning.saved_model import save
 
     with run.folder.atomic_folder("tune") as scratch:
-        save(tuned, run.inputs.load_tokenizer(), run.config, scratch)
-        card = model_card(run.config, run.folder.manifest().as_dict(), rows)
+        save(result.model, run.inputs.load_tokenizer(), run.config, scratch)
+        card = model_card(run.config, run.folder.manifest().as_dict(), rows, result)
         (scratch / "README.md").write_text(card, encoding="utf-8")
-    run.folder.write_jsonl("tune/log.jsonl", log)
+    run.folder.write_jsonl("tune/log.jsonl", result.log)
     files = sorted(p for p in run.folder.path("tune").rglob("*") if p.is_file())
-    tokens = int(log[-1].get("num_input_tokens_seen", 0)) if log else 0
+    tokens = int(result.log[-1].get("num_input_tokens_seen", 0)) if result.log else 0
     return Outcome([str(p.relative_to(run.folder.root)) for p in files], {"rows": rows, "tokens": tokens})
 
 

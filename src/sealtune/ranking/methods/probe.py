@@ -2,7 +2,7 @@
 
 It is SEAL with gamma = 0 and omega_i = f(features of row i) in place of free logits (``scorer``). It costs one forward
 pass over both sets, and an epoch over the safe set, or several if it is small (``bilevel.safe_steps``): theta must have
-learned to refuse before it can tell a refusal from harm. It also scores rows that were not ranked.
+learned to refuse before it can distinguish a refusal from harm. It also scores rows that were not ranked.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _extract(player: Player, batch: Batch) -> Features:
     found = []
     for part in player.model.extract_features(piece):
         gathered = part.new_zeros(len(batch.rows), *part.shape[1:])
-        gathered[piece.places] = part * counts
+        gathered[piece.indices] = part * counts
         found.append(distributed.all_reduce_sum(gathered))
     losses, *states = found
     return Features(losses, torch.stack(states, 1))

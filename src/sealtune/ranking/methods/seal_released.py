@@ -2,7 +2,7 @@
 
 In each step omega descends on the raw loss, which is not scaled by gamma; gamma is 0, ``rank.gamma``, twice that, ...
 by epoch. The other keys of ``rank`` that choose a variant of SEAL (``algorithm``, ``weighting``, ``selector_update``,
-``gamma_schedule``, ``stop_when_stable``) have no effect. Two faults of that code are not reproduced: rows keep their
+``gamma_schedule``, ``stop_when_stable``) have no effect. Two bugs of that code are not reproduced: rows keep their
 ids, and the two sets cycle independently. One is, because it is the method: the score depends on when a row was last
 visited (``DenseAdam``).
 
