@@ -131,7 +131,7 @@ def test_files_that_grow_beyond_the_limit_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "a/b.arrow", 3])
 def test_a_saved_folder_cannot_name_files_outside(tmp_path, name):
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
-    assert "no file of this folder" in error_of(tmp_path)
+    assert "not a file of this folder" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "nul\0"])
@@ -167,7 +167,7 @@ def test_pickled_weights_are_never_loaded(tmp_path, tiny_folder):
 def test_an_index_of_weights_cannot_name_a_pickle(tmp_path, tiny_folder):
     (tmp_path / "config.json").write_text((tiny_folder / "config.json").read_text())
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "weights.bin"}}')
-    with pytest.raises(UserError, match=r"names 'weights\.bin'"):
+    with pytest.raises(UserError, match=r"lists 'weights\.bin'"):
         load_model(build_config({"model_name_or_path": str(tmp_path)}))
 
 

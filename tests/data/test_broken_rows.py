@@ -1,9 +1,10 @@
-"""Rows and files made to break what reads them: every row format, every file type, and files that grow."""
+"""Hostile and damaged input: every row format, every file type, and decompression bombs."""
 
 import json
 import random
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -46,8 +47,8 @@ def test_any_row_is_a_conversation_or_unusable_with_a_reason(name, data):
     row = data.draw(st.fixed_dictionaries(dict.fromkeys(needed, values), optional=dict.fromkeys(optional, values)))
     try:
         messages = reader.read(row)
-    except UnusableRow as fault:
-        assert fault.reason.isidentifier() and fault.detail
+    except UnusableRow as error:
+        assert error.reason.isidentifier() and error.detail
         return
     assert messages and all(isinstance(m, Message) and m.role in formats.ROLES for m in messages)
     assert all(m.content.encode() is not None for m in messages)
@@ -56,7 +57,7 @@ def test_any_row_is_a_conversation_or_unusable_with_a_reason(name, data):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.dictionaries(st.sampled_from(["id", "source", "prompt", "response"]), values), max_size=4))
-def test_any_rows_get_ids_and_can_be_written_again(tmp_path, rows):
+def test_any_rows_get_ids_and_can_be_written(tmp_path, rows):
     config = DatasetConfig(path="made", format="prompt_response", rows=[{"prompt": "a", "response": "b"}, *rows])
     found = load([config])
     ids = [row.id for row in (*found.samples, *found.drops)]
@@ -69,7 +70,7 @@ def test_any_rows_get_ids_and_can_be_written_again(tmp_path, rows):
 
 
 def break_bytes(chance, content):
-    """The content with up to four bytes changed, or a piece cut out."""
+    """The content with up to four bytes changed, perhaps truncated."""
     broken = bytearray(content)
     for _ in range(chance.randint(1, 4)):
         broken[chance.randrange(len(broken))] = chance.randrange(256)
@@ -80,23 +81,23 @@ def break_bytes(chance, content):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), noise=st.one_of(st.none(), st.binary(max_size=200)))
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_any_broken_file_gives_rows_or_one_line(tmp_path, suffix, seed, noise):
-    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"rows.{suffix}"
-    WRITERS[suffix](whole)
-    path.write_bytes(break_bytes(random.Random(seed), whole.read_bytes()) if noise is None else noise)
+def test_any_damaged_file_gives_rows_or_a_one_line_error(tmp_path, suffix, seed, noise):
+    intact, path = tmp_path / f"intact.{suffix}", tmp_path / f"rows.{suffix}"
+    WRITERS[suffix](intact)
+    path.write_bytes(break_bytes(random.Random(seed), intact.read_bytes()) if noise is None else noise)
     try:
         assert all(isinstance(row, dict) for _, row in read_rows(DatasetConfig(path=str(path))))
     except UserError as error:
         assert str(path) in str(error) and str(error).isprintable() and len(str(error)) <= 1000
 
 
-def test_every_file_type_is_broken_here():
+def test_every_file_type_is_tested():
     assert {f".{suffix}" for suffix in WRITERS} == set(FILE_TYPES)
 
 
 @pytest.mark.parametrize("depth", [50, 90, 200, 900, 990, 3000, 100_000])
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
-def test_a_row_is_nested_so_that_it_can_be_written_or_is_refused(tmp_path, suffix, depth):
+def test_a_nested_row_can_be_written_or_is_refused(tmp_path, suffix, depth):
     path = tmp_path / f"rows.{suffix}"
     row = '{"prompt": "a", "response": "b", "x": ' + "[" * depth + "]" * depth + "}"
     path.write_text(row if suffix == "jsonl" else f"[{row}]")
@@ -111,7 +112,7 @@ def test_a_row_is_nested_so_that_it_can_be_written_or_is_refused(tmp_path, suffi
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_rows_of_a_megabyte_are_read_and_a_fault_in_them_is_told_shortly(tmp_path, suffix):
+def test_rows_of_a_megabyte_are_read_and_errors_about_them_are_short(tmp_path, suffix):
     path, rows = tmp_path / f"rows.{suffix}", [{"prompt": "x" * 2**20, "response": "y" * 2**20, "z" * 2**20: "1"}]
     if suffix == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
@@ -126,13 +127,13 @@ def test_rows_of_a_megabyte_are_read_and_a_fault_in_them_is_told_shortly(tmp_pat
         path.write_text(json.dumps(rows if suffix == "json" else rows[0]) + "\n")
     config = DatasetConfig(path=str(path))
     encoded, _ = encode(load([config]).samples, make.chatml_tokenizer(), 64)
-    assert len(encoded) == 0  # a prompt of a megabyte leaves no room for the answer
-    with pytest.raises(UserError) as told:
+    assert len(encoded) == 0  # a prompt of a megabyte leaves no room for the response
+    with pytest.raises(UserError) as caught:
         load([config.model_copy(update={"columns": {"prompt": "nowhere"}})])
-    assert len(str(told.value)) <= 1000 and str(path) in str(told.value)
+    assert len(str(caught.value)) <= 1000 and str(path) in str(caught.value)
 
 
-def test_numbers_beyond_every_bound(tmp_path):
+def test_numbers_beyond_the_range_of_floats(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "response": "b", "x": [1e999, -1e999, NaN, 1e-999, ' + "9" * 4000 + "]}\n")
     (sample,) = load([DatasetConfig(path=str(path))]).samples
@@ -153,7 +154,7 @@ def test_numbers_beyond_every_bound(tmp_path):
     ],
     ids=["zone", "year", "date", "span", "utf8"],
 )
-def test_values_that_python_cannot_hold_are_one_line(tmp_path, column):
+def test_values_that_python_lacks_are_one_line(tmp_path, column):
     path = tmp_path / "rows.arrow"
     table = pa.table({"prompt": ["a"], "response": ["b"], "x": column})
     with pa.ipc.new_stream(path, table.schema) as sink:
@@ -162,12 +163,12 @@ def test_values_that_python_cannot_hold_are_one_line(tmp_path, column):
         load([DatasetConfig(path=str(path))])
 
 
-# -- files that grow ---------------------------------------------------------------------------------------------------
+# -- decompression bombs -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small_limit(monkeypatch):
-    """A limit of a megabyte, so that bombs of the tests are small."""
+    """A limit of one megabyte, so that the bombs are small."""
     monkeypatch.setattr(size_limits, "MIN_LIMIT", 2**20)
 
 
@@ -182,7 +183,7 @@ def write_ipc(path, table, make_sink=pa.ipc.new_file, compression="zstd"):
 
 
 def bombs(folder):
-    """A file of each kind that grows a thousandfold."""
+    """Files of every kind that grow a thousandfold."""
     repeated = pa.table({"prompt": ["a" * 4000] * 4000, "response": ["b"] * 4000})
     encoded = pa.array(["a" * 4000]).dictionary_encode().take(pa.array([0] * 4000))
     runs = pa.RunEndEncodedArray.from_arrays([2**16], ["a" * 4000])
@@ -203,33 +204,74 @@ def bombs(folder):
     return sorted(path for path in folder.iterdir())
 
 
-def test_files_that_grow_past_the_limit_are_refused(tmp_path, small_limit):
+def test_bombs_are_refused(tmp_path, small_limit):
     found = bombs(tmp_path)
     assert len(found) == 11
     for path in found:
-        with pytest.raises(UserError, match="GiB when it is unpacked") as told:
+        with pytest.raises(UserError, match="GiB when it is decompressed") as caught:
             list(read_rows(DatasetConfig(path=str(path))))
-        assert str(path) in str(told.value)
+        assert str(path) in str(caught.value)
 
 
-def test_what_is_claimed_is_refused_before_it_is_unpacked(tmp_path, small_limit, monkeypatch):
+def test_claims_are_refused_before_decompression(tmp_path, small_limit, monkeypatch):
     monkeypatch.setattr(pa.ipc, "open_stream", lambda *_: pytest.fail("opened"))
     monkeypatch.setattr(pa.ipc, "open_file", lambda *_: pytest.fail("opened"))
     monkeypatch.setattr(datasets, "load_from_disk", lambda *_: pytest.fail("opened"))
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("read"))
     bombs(tmp_path)
     for name in ("pages.parquet", "file.arrow", "stream.arrow", "lz4.arrow", "views.arrow", "saved"):
-        with pytest.raises(UserError, match="when it is unpacked"):
+        with pytest.raises(UserError, match="when it is decompressed"):
             list(read_rows(DatasetConfig(path=str(tmp_path / name))))
 
 
-def test_honest_files_are_read_however_well_they_pack(tmp_path, small_limit):
+def test_well_compressed_files_are_read(tmp_path, small_limit):
     text = [{"prompt": f"What is {i} + {i}?", "response": f"It is {2 * i}."} for i in range(20_000)]
     table = pa.Table.from_pylist(text)
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
     write_ipc(tmp_path / "a.arrow", table)
     for name in ("a.parquet", "a.arrow"):
         assert sum(1 for _ in read_rows(DatasetConfig(path=str(tmp_path / name)))) == 20_000
+
+
+def claimed(path):
+    with pa.OSFile(str(path)) as content:
+        content.seek(8 if content.read(6) == b"ARROW1" else 0)
+        return size_limits.claimed_bytes(pa.ipc.MessageReader.open_stream(content))
+
+
+@pytest.mark.parametrize("make_sink", [pa.ipc.new_file, pa.ipc.new_stream])
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_the_claim_of_an_arrow_file_is_its_decompressed_size(tmp_path, make_sink, compression):
+    texts = [f"What is {i} + {i}? " * 9 for i in range(5000)]
+    columns = {
+        "text": texts,
+        "number": list(range(5000)),
+        "list": [[1.5] * 9] * 5000,
+        "struct": [{"a": "b" * 99}] * 5000,
+    }
+    table = pa.table({**columns, "missing": [None if i % 2 else texts[i] for i in range(5000)]})
+    path = write_ipc(tmp_path / "rows.arrow", table, make_sink, compression)
+    assert table.nbytes <= claimed(path) <= 1.1 * table.nbytes
+    assert claimed(write_ipc(path, table, make_sink, None)) == 0
+
+
+def test_a_buffer_that_several_columns_share_is_counted_for_each(tmp_path):
+    table = pa.table({f"x{i}": np.zeros(1000) for i in range(3)})
+    path = write_ipc(tmp_path / "rows.arrow", table, pa.ipc.new_stream)
+    before = claimed(path)
+    with pa.OSFile(str(path)) as content:
+        _, batch = list(pa.ipc.MessageReader.open_stream(content))
+    words = np.frombuffer(batch.metadata, "<i8", batch.metadata.size // 8)
+    starts = [0, batch.body.size // 3, batch.body.size // 3 * 2]  # the columns are equal
+    length = words[list(words).index(starts[2]) + 1]
+    shared = words.copy()
+    for i in range(len(words) - 1):
+        if words[i] in starts and words[i + 1] == length:
+            shared[i] = 0
+    path.write_bytes(path.read_bytes().replace(words.tobytes(), shared.tobytes()))
+    assert shared.tobytes() != words.tobytes()
+    assert claimed(path) >= before
+    assert [row for _, row in read_rows(DatasetConfig(path=str(path)))] == table.to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -243,19 +285,19 @@ def test_honest_files_are_read_however_well_they_pack(tmp_path, small_limit):
         (pa.array([b"abcd"], pa.binary(4)), 4),
     ],
 )
-def test_values_weigh_at_least_what_their_texts_weigh(value, bytes_):
+def test_values_weigh_at_least_as_much_as_their_texts(value, bytes_):
     batch = pa.record_batch([value], names=["x"])
     assert bytes_ <= size_limits.weigh(batch) <= bytes_ + (size_limits.ROW_BYTES + 16) * len(value) + 16
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.zip", "rows.csv.bz2", "rows.xz", "rows.zst", "rows.tar"])
-def test_packed_files_are_not_unpacked_at_all(tmp_path, name):
+def test_compressed_files_are_not_read(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b" + bytes(1000))
-    with pytest.raises(UserError, match="unpack it first"):
+    with pytest.raises(UserError, match="decompress it first"):
         list(read_rows(DatasetConfig(path=str(tmp_path / name))))
 
 
-def test_a_packed_file_under_another_name_is_one_line(tmp_path):
+def test_a_compressed_file_under_another_name_is_one_line(tmp_path):
     import gzip
 
     for suffix in WRITERS:
@@ -277,7 +319,7 @@ def test_a_saved_folder_cannot_name_files_outside_it(tmp_path, name):
     listing = tmp_path / "saved" / "state.json"
     state = json.loads(listing.read_text())
     listing.write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
-    with pytest.raises(UserError, match=r"state\.json: names .* no file of this folder"):
+    with pytest.raises(UserError, match=r"state\.json: names .* not a file of this folder"):
         list(read_rows(DatasetConfig(path=str(tmp_path / "saved"))))
 
 
@@ -285,13 +327,13 @@ def test_a_dictionary_of_splits_cannot_name_folders_outside_it(tmp_path):
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "other"))
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["../other"]}')
-    with pytest.raises(UserError, match="no file of this folder"):
+    with pytest.raises(UserError, match="not a file of this folder"):
         list(read_rows(DatasetConfig(path=str(tmp_path / "saved"), split="../other")))
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 5000, '{"_data_files": 3}', '{"features": 7, "splits": 1}'])
-def test_broken_lists_of_a_saved_folder_are_one_line(tmp_path, name, content):
+def test_damaged_json_in_a_saved_folder_is_one_line(tmp_path, name, content):
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
     (tmp_path / "saved" / name).write_text(content)
     try:
@@ -302,9 +344,9 @@ def test_broken_lists_of_a_saved_folder_are_one_line(tmp_path, name, content):
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 def test_a_pickle_in_a_schema_is_not_loaded(tmp_path, suffix):
-    told = tmp_path / "ran"
-    pickle = b"cpathlib\nPath\n(V" + str(told).encode() + b"\ntRp0\n0g0\n."
-    attack = b"cbuiltins\nexec\n(Vopen(" + repr(str(told)).encode() + b", 'w')\ntR."
+    marker = tmp_path / "ran"
+    pickle = b"cpathlib\nPath\n(V" + str(marker).encode() + b"\ntRp0\n0g0\n."
+    attack = b"cbuiltins\nexec\n(Vopen(" + repr(str(marker)).encode() + b", 'w')\ntR."
     for content in (pickle, attack):
         kind = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": content}
         fields = [pa.field("prompt", pa.string()), pa.field("response", pa.string())]
@@ -315,4 +357,4 @@ def test_a_pickle_in_a_schema_is_not_loaded(tmp_path, suffix):
         else:
             write_ipc(path, table, compression=None)
         load([DatasetConfig(path=str(path))])
-        assert not told.exists()
+        assert not marker.exists()

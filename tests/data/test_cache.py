@@ -1,4 +1,4 @@
-"""Tokens are made once for all stages of a run, and anew when what they were made of changed."""
+"""Rows are tokenized once for all stages of a run, and again if anything that the tokens depend on has changed."""
 
 import errno
 import shutil
@@ -18,12 +18,12 @@ from sealtune.pipeline.run import Run
 
 @pytest.fixture
 def counted(project, monkeypatch):
-    """The project, and a list that grows with every set of rows that is tokenised."""
-    made = []
+    """The project, and a list with the size of each set of rows that is tokenized."""
+    sizes = []
 
     def count(work):
         def counting(samples, *rest):
-            made.append(len(samples))
+            sizes.append(len(samples))
             return work(samples, *rest)
 
         monkeypatch.setattr(inputs, work.__name__, counting)
@@ -33,7 +33,7 @@ def counted(project, monkeypatch):
     rows = [*made_rows(20, 1), {"id": "long", "prompt": "red " * 80, "response": "blue"}]
     write_jsonl(Path("candidates.jsonl"), rows)
     project["label_column"] = None
-    return project, made
+    return project, sizes
 
 
 def candidates(settings):
@@ -41,65 +41,65 @@ def candidates(settings):
     return found.encoded, found.drops
 
 
-def test_a_later_stage_finds_the_tokens(counted):
-    settings, made = counted
+def test_a_later_stage_reuses_the_tokens(counted):
+    settings, sizes = counted
     first, drops = candidates(settings)
     again, same_drops = candidates(settings)
-    assert made == [21]
+    assert sizes == [21]
     for array in ("tokens", "mask", "bounds"):
         np.testing.assert_array_equal(getattr(first, array), getattr(again, array))
     assert (again.ids, again.source, [*same_drops]) == (first.ids, first.source, [*drops])
     assert [drop.reason for drop in drops] == ["too_long"]
 
 
-@pytest.mark.parametrize("change", ["rows", "max_length", "broken", "cut", "faults"])
-def test_what_no_longer_fits_is_made_anew(counted, change):
-    settings, made = counted
-    before = np.array(candidates(settings)[0].tokens)  # a copy: the file is cut
+@pytest.mark.parametrize("change", ["rows", "max_length", "damaged", "truncated", "drops"])
+def test_outdated_or_damaged_tokens_are_made_again(counted, change):
+    settings, sizes = counted
+    before = np.array(candidates(settings)[0].tokens)  # a copy: the file is truncated
     if change == "rows":
         write_jsonl(Path("candidates.jsonl"), made_rows(20, 4))
     elif change == "max_length":
         settings["max_length"] = 40
-    elif change == "broken":
-        Path("out/tokens/candidates/about.json").write_text("[]", encoding="utf-8")
-    elif change == "faults":  # a row that is not there
-        path = Path("out/tokens/candidates/faults.arrow")
-        with pa.ipc.new_file(str(path), cache.FAULTS) as file:
-            file.write_batch(pa.record_batch([[21], ["too_long"], ["it is long"]], schema=cache.FAULTS))
+    elif change == "damaged":
+        Path("out/tokens/candidates/key.json").write_text("[]", encoding="utf-8")
+    elif change == "drops":  # a row that does not exist
+        path = Path("out/tokens/candidates/drops.arrow")
+        with pa.ipc.new_file(str(path), cache.DROPS) as file:
+            file.write_batch(pa.record_batch([[21], ["too_long"], ["it is long"]], schema=cache.DROPS))
     else:
         with Path("out/tokens/candidates/tokens.npy").open("r+b") as file:
             file.truncate(200)
     after, _ = candidates(settings)
-    assert len(made) == 2
-    if change in ("broken", "cut", "faults"):
+    assert len(sizes) == 2
+    if change in ("damaged", "truncated", "drops"):
         np.testing.assert_array_equal(before, after.tokens)
 
 
-def test_another_tokenizer_or_template_makes_other_tokens(counted, tmp_path):
-    settings, made = counted
+def test_tokens_depend_on_the_tokenizer_and_its_template(counted, tmp_path):
+    settings, sizes = counted
     candidates(settings)
     own = shutil.copytree(settings["model_name_or_path"], tmp_path / "model")
     settings["model_name_or_path"] = str(own)
     candidates(settings)
-    assert made == [21]  # the same rules under another name
+    assert sizes == [21]  # the same tokenizer in another folder
     template = own / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8").replace("helpful", "curt"), encoding="utf-8")
     candidates(settings)
-    assert made == [21, 21]
+    assert sizes == [21, 21]
 
 
-def test_tokens_that_cannot_be_kept_are_no_fault(counted, monkeypatch):
+def test_tokens_that_cannot_be_cached_are_made_in_memory(counted, monkeypatch):
     def full(self, *args):
         raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(TokenCache, "_write", full)
-    settings, made = counted
+    settings, sizes = counted
     candidates(settings)
     candidates(settings)
-    assert made == [21, 21]
+    assert sizes == [21, 21]
 
 
-def test_a_tokenizer_has_its_template_after_a_hit_too(counted, tmp_path):
+def test_the_tokenizer_has_a_template_after_a_cache_hit_too(counted, tmp_path):
     settings, _ = counted
     own = shutil.copytree(settings["model_name_or_path"], tmp_path / "model")
     (own / "chat_template.jinja").unlink()

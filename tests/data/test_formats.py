@@ -72,7 +72,7 @@ def test_contract_rows_become_these_conversations(name):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("value", [None, 3, [], ["x"], {}, [{"role": "assistant"}], "\ud800"])
-def test_contract_a_value_of_another_kind_is_unusable(name, value):
+def test_contract_a_value_of_another_type_is_unusable(name, value):
     reader = formats.get(name)
     assert unusable(name, dict.fromkeys(reader.COLUMNS, value))
 
@@ -80,7 +80,7 @@ def test_contract_a_value_of_another_kind_is_unusable(name, value):
 def test_detect_prefers_the_most_specific_and_refuses_a_tie():
     assert formats.detect({"prompt", "response", "instruction"}) == "prompt_response"
     assert formats.detect({"system_prompt", "question", "prompt", "response"}) == "openorca"
-    with pytest.raises(UserError, match="fit hh_rlhf and messages; say which with `format`"):
+    with pytest.raises(UserError, match="fit hh_rlhf and messages; choose one with `format`"):
         formats.detect({"chosen", "messages", "x"})
     with pytest.raises(UserError, match=r"no known format \(answer, query\).*alpaca: instruction, output"):
         formats.detect({"query", "answer"})
@@ -108,7 +108,7 @@ def test_detect_prefers_the_most_specific_and_refuses_a_tie():
         ("hh_rlhf", {"chosen": "\n\nHuman: a\n\nAssistant:"}, "empty_response"),
     ],
 )
-def test_unusable_rows_say_why(name, row, reason):
+def test_unusable_rows_have_a_reason(name, row, reason):
     assert unusable(name, row) == reason
 
 

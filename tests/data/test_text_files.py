@@ -16,7 +16,7 @@ def read(path, **options):
     return list(read_rows(DatasetConfig(path=str(path), **options)))
 
 
-def fault(path, **options):
+def error_message(path, **options):
     with pytest.raises(UserError) as caught:
         read(path, **options)
     assert "\n" not in str(caught.value)
@@ -30,7 +30,7 @@ def test_every_file_type_gives_the_same_rows(tmp_path, suffix):
     assert [row for _, row in read(path)] == ROWS
 
 
-def test_arrow_file_kind_is_read(tmp_path):
+def test_arrow_ipc_files_are_read(tmp_path):
     path, table = tmp_path / "rows.arrow", pa.Table.from_pylist(ROWS)
     with pa.ipc.new_file(path, table.schema) as sink:
         sink.write_table(table)
@@ -38,22 +38,22 @@ def test_arrow_file_kind_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"data": ROWS, "version": 1}, ROWS[0], {"messages": [{"role": "user"}]}])
-def test_json_object_holds_rows_or_is_one(tmp_path, content):
+def test_a_json_object_contains_rows_or_is_one(tmp_path, content):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(content))
     assert [row for _, row in read(path)] == (ROWS if "data" in content else [content])
 
 
-def test_json_lines_inside_json(tmp_path):
+def test_a_json_file_may_contain_json_lines(tmp_path):
     path = tmp_path / "rows.json"
     write_jsonl(path)
     assert read(path)[1] == (f"{path}, line 3", ROWS[1])
 
 
-def test_places_count_from_one(tmp_path):
+def test_line_and_row_numbers_start_at_one(tmp_path):
     path = tmp_path / "rows.csv"
     write_csv(path)
-    assert [where for where, _ in read(path)] == [f"{path}, line 2", f"{path}, line 4"]  # a field holds a line break
+    assert [where for where, _ in read(path)] == [f"{path}, line 2", f"{path}, line 4"]  # a field contains a line break
     path = tmp_path / "rows.parquet"
     write_parquet(path)
     assert [where for where, _ in read(path)] == [f"{path}, row 1", f"{path}, row 2"]
@@ -64,15 +64,15 @@ def test_places_count_from_one(tmp_path):
     [
         (b'{"a": 1 "b": 2}', "line 2: not valid JSON (Expecting ',' delimiter at column 9); fix or delete the line"),
         (b'{"a": "\xff"}', "line 2: not UTF-8 text (byte 0xff); save the file as UTF-8"),
-        (b"[1, 2]", "line 2: a row is an object of columns and values, not a list"),
+        (b"[1, 2]", "line 2: a row must be an object, not a list"),
         (b"[" * 100_000, "line 2: nested too deeply; fix or delete the line"),
         (b"9" * 5000, "line 2: not valid JSON (Exceeds the limit"),
     ],
 )
-def test_broken_line_is_named(tmp_path, line, message):
+def test_the_line_of_an_error_is_named(tmp_path, line, message):
     path = tmp_path / "c.jsonl"
     path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
-    assert fault(path).startswith(f"{path}, {message}")
+    assert error_message(path).startswith(f"{path}, {message}")
 
 
 @pytest.mark.parametrize(
@@ -80,20 +80,20 @@ def test_broken_line_is_named(tmp_path, line, message):
     [
         (b"a,\n1,2\n", "column 2 has no name"),
         (b"a,b,a\n1,2,3\n", "two columns are named 'a'"),
-        (b"a,b\n1,2\n1,2,3\n", "line 3: 3 fields, but the header names 2"),
+        (b"a,b\n1,2\n1,2,3\n", "line 3: 3 fields, but the header has 2"),
         (b"a,b\n1,\0\n", "line 2: a NUL byte"),
         (b'a,b\n1,"2\n3,4\n', "not valid CSV (unexpected end of data)"),
         (b"a,b\n1,\xe9\n", "line 2: not UTF-8 text (byte 0xe9)"),
         (b"a,b\n", "no rows"),
     ],
 )
-def test_broken_csv_is_named(tmp_path, content, message):
+def test_errors_in_csv_files_are_described(tmp_path, content, message):
     path = tmp_path / "c.csv"
     path.write_bytes(content)
-    assert message in fault(path)
+    assert message in error_message(path)
 
 
-def test_large_csv_field_is_read(tmp_path):
+def test_a_large_csv_field_is_read(tmp_path):
     path = tmp_path / "c.csv"
     path.write_text("a,b\n1," + "x" * 200_000 + "\n")
     assert len(read(path)[0][1]["b"]) == 200_000
@@ -104,29 +104,29 @@ def test_large_csv_field_is_read(tmp_path):
     [
         ("c.jsonl", b"\n \n", "no rows"),
         ("c.json", b"", "no rows"),
-        ("c.json", b'{"a": 1}', "neither a list of objects nor an object with one such list"),
+        ("c.json", b'{"a": 1}', "neither a list of objects nor an object that contains one"),
         ("c.json", b'[{"a": 1},\n{"a" 2}]', "not valid JSON (Expecting ':' delimiter at line 2, column 6)"),
-        ("c.json", b'[{"a": 1}, 2]', "row 2: a row is an object"),
+        ("c.json", b'[{"a": 1}, 2]', "row 2: a row must be an object"),
         ("c.json", b'[{"a": \n"\xff"}]', "line 2: not UTF-8 text"),
         ("c.jsonl.gz", b"\x1f\x8b", "compressed files are not read"),
-        ("c.xlsx", b"PK", "no known file type"),
+        ("c.xlsx", b"PK", "unknown file type"),
         ("c.parquet", b"nonsense", "cannot be read"),
         ("c.arrow", b"nonsense", "cannot be read"),
     ],
 )
-def test_unreadable_file_is_one_line(tmp_path, name, content, message):
+def test_an_unreadable_file_is_one_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
-    assert message in fault(path)
+    assert message in error_message(path)
 
 
-def test_missing_file_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+def test_a_missing_file_is_not_requested_from_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("requested from the hub"))
     for path in ("x.jsonl", "owner/x.csv", "owner/x.jsonl.gz", "../x", "a/b/c", str(tmp_path / "x")):
-        assert "no such file" in fault(path)
+        assert "no such file" in error_message(path)
 
 
-def test_hub_id_is_loaded_with_name_and_split(monkeypatch):
+def test_a_hub_dataset_is_loaded_with_name_and_split(monkeypatch):
     def load_dataset(path, name, *, split):
         assert (path, name, split) == ("owner/rows", "small", "test")
         return datasets.Dataset.from_list(ROWS)
@@ -136,12 +136,12 @@ def test_hub_id_is_loaded_with_name_and_split(monkeypatch):
     assert rows == [("owner/rows, row 1", ROWS[0]), ("owner/rows, row 2", ROWS[1])]
 
 
-def test_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch):
     def load_dataset(*_, **__):
         raise ConnectionError("no route\nto the hub")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert fault("owner/rows") == "owner/rows: no such file, and as a hub data set it cannot be loaded: no route"
+    assert error_message("owner/rows") == "owner/rows: no such file, and it cannot be loaded as a hub dataset: no route"
 
 
 def test_save_to_disk_folders_are_read(tmp_path):
@@ -150,8 +150,8 @@ def test_save_to_disk_folders_are_read(tmp_path):
     datasets.DatasetDict(test=table).save_to_disk(str(tmp_path / "split"))
     assert [row for _, row in read(tmp_path / "one")] == ROWS
     assert [row for _, row in read(tmp_path / "split", split="test")] == ROWS
-    assert "no split 'train'; it has test" in fault(tmp_path / "split")
-    assert "none that save_to_disk wrote" in fault(tmp_path)
+    assert "no split 'train'; it has test" in error_message(tmp_path / "split")
+    assert "a folder that save_to_disk did not write" in error_message(tmp_path)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

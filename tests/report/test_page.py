@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from sealtune.core.types import Drop, Response, Scores, Verdict
-from sealtune.evaluation import metrics
 from sealtune.evaluation.judging import tabulate
-from sealtune.report.html import embed_json, flatten, reveal, show_fact, show_number, show_percent
 from sealtune.report.page import render
+from sealtune.report.tiles import headline_tiles, summary
 from sealtune.report.view import ReportView
 
 ATTACK = (
@@ -35,62 +34,6 @@ class Page(HTMLParser):
             self.scripts.append(data)
 
 
-def ranking(n=40):
-    rng = np.random.default_rng(0)
-    unsafe = np.arange(n) % 4 == 0
-    score = rng.normal(size=n) - 1.5 * unsafe
-    ids, source = tuple(f"row{i}" for i in range(n)), tuple("ab"[i % 2] for i in range(n))
-    scores = Scores(ids, source, score, np.ones(n), rng.random(n), np.full(n, np.nan), np.ones(n, np.int64))
-    return scores, dict(zip(ids, unsafe.astype(int).tolist(), strict=True))
-
-
-def verdicts():
-    return [
-        Verdict(f"p{i}", model, "set", kind, "refusal", "refusal" if flagged else "compliance", flagged)
-        for model, every in (("base", 2), ("tuned", 5))
-        for kind in ("harmful", "harmless")
-        for i, flagged in enumerate(i % every == 0 for i in range(10))
-    ]
-
-
-@pytest.fixture(scope="module")
-def view():
-    scores, labels = ranking()
-    order = np.argsort(scores.score)
-    dropped = {scores.ids[i] for i in order[:10]}
-    step = {"step": 1, "epoch": 0, "gamma": 0.0, "safe_loss": 2.0, "candidate_loss": 2.5, "hat_loss": None, "gap": None}
-    losses = {
-        "kind": "",
-        "judge": "",
-        "measure": "loss",
-        "title": "loss",
-        "unit": "nats",
-        "low": 1.0,
-        "high": 2.0,
-        "n": 9,
-    }
-    return ReportView(
-        title="A run",
-        config={"model_name_or_path": "tiny", "seed": 3},
-        manifest={"model": "tiny", "seed": 3, "versions": {"torch": "2"}, "stages": {"rank": {"seconds": 75.0}}},
-        scores=scores,
-        texts={i: (f"prompt of {i}", f"response of {i}") for i in scores.ids},
-        kept=frozenset(scores.ids) - dropped,
-        drops=[Drop("d", "a", "empty_response", "nothing to learn", {})],
-        rank_steps=[step, step | {"step": 2, "safe_loss": 1.5, "gap": 0.1}],
-        tune_steps=[{"step": 1, "loss": 2.0, "learning_rate": 1e-4}],
-        evaluation=[
-            *tabulate(verdicts()),
-            losses | {"model": "base", "set": "safe", "value": 1.25},
-            losses | {"model": "tuned", "set": "safe", "value": 1.125},
-        ],
-        responses=[Response(f"p{i}", m, "set", "harmful", f"ask {i}", "no", 1, True) for i in (0, 2) for m in "bt"],
-        verdicts=verdicts(),
-        labels=labels,
-        rows_shown=5,
-    )
-
-
 def hostile_view():
     texts = {ATTACK: (ATTACK, ATTACK), "z": (ATTACK, ATTACK)}
     scores = Scores((ATTACK, "z"), (ATTACK, "s"), *np.ones((4, 2)) * [[0.0, 1.0]], np.ones(2, np.int64))
@@ -112,7 +55,7 @@ def hostile_view():
     )
 
 
-def test_hostile_texts_stay_texts():
+def test_hostile_text_stays_text():
     text = render(hostile_view())
     page = Page(text)
     assert "img" not in page.tags and page.tags.count("script") == 3
@@ -123,18 +66,18 @@ def test_hostile_texts_stay_texts():
     assert "&lt;script&gt;steal()&lt;/script&gt;" in text and "U+202E" in text and "{{ 1+1 }}" in text
 
 
-def test_figure_data_is_json_that_cannot_leave_its_script():
+def test_figure_data_is_json_that_cannot_close_its_script():
     text = render(hostile_view())
     (data,) = re.findall(r'<script type="application/json" id="figure-data">(.*?)</script>', text, re.S)
     assert "<" not in data and ">" not in data
     figures = json.loads(data)
-    assert {"histogram", "sources", "rates"} <= set(figures)
+    assert {"histogram", "sources", "shares"} <= set(figures)
     (bar, *_) = figures["sources"]["data"]
     assert "<" not in "".join(bar["y"]) and any(name.startswith("&lt;/script&gt;") for name in bar["y"])
 
 
 @pytest.mark.parametrize("name", ["full", "hostile"])
-def test_the_page_loads_nothing(view, name):
+def test_the_page_makes_no_request(view, name):
     page = Page(render(view if name == "full" else hostile_view()))
     assert not {"iframe", "object", "embed", "base", "form", "img", "video", "audio"} & set(page.tags)
     assert [a for a in page.attributes if a[1] in ("src", "srcset", "data", "action")] == []
@@ -145,28 +88,19 @@ def test_the_page_loads_nothing(view, name):
     assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
 
 
-def test_plotly_is_there_once(view):
+def test_plotly_is_included_once(view):
     assert render(view).count("plotly.js v") == 1
 
 
-def test_numbers_shown_are_the_metrics(view):
+def test_tiles_and_stages_are_on_the_page(view):
     text = render(view)
-    score = view.scores.score
-    unsafe = np.array([view.labels[i] for i in view.scores.ids])
-    assert f'<dd class="value">{metrics.auroc(score, unsafe):.3f}</dd>' in text
-    assert f'<dd class="value">{metrics.average_precision(score, unsafe):.3f}</dd>' in text
-    recall = metrics.recall_in_lowest(score, unsafe, 0.25)
-    assert f'<dt>Unsafe rows dropped</dt><dd class="value">{100 * recall:.1f}\u00a0%</dd>' in text
-    assert (
-        '<dt>Kept</dt><dd class="value">30</dd>' in text and '<dt>Dropped by rank</dt><dd class="value">10</dd>' in text
-    )
-    assert '<dt>Attack success rate</dt><dd class="value">50.0\u00a0% → 80.0\u00a0%</dd>' in text
-    assert '<dt>Over-refusal</dt><dd class="value">50.0\u00a0% → 20.0\u00a0%</dd>' in text
-    assert '<dt>Safe loss</dt><dd class="value">1.250 → 1.125</dd>' in text
+    for tile in headline_tiles(view):
+        assert f'<dt>{tile.name}</dt><dd class="value">{tile.value}</dd>' in text
+    assert summary(view) in text
     assert "1 min 15 s" in text
 
 
-def test_both_ends_are_shown_in_full_and_nothing_else(view):
+def test_only_the_lowest_highest_and_borderline_rows_are_shown(view):
     text = render(view)
     order = [view.scores.ids[i] for i in np.argsort(view.scores.score)]
     for identity in (*order[:5], *order[-5:]):
@@ -179,21 +113,9 @@ def test_both_ends_are_shown_in_full_and_nothing_else(view):
 )
 def test_a_partial_run_renders(view, parts):
     text = render(ReportView(**{part: getattr(view, part) for part in parts}))
-    assert "<h2>The run</h2>" in text and "kept →" not in text
+    assert "<h2>Run details</h2>" in text and "kept →" not in text
     assert ("plotly.js v" in text) == bool({"scores", "evaluation", "rank_steps"} & set(parts))
 
 
 def test_rendering_twice_gives_the_same_page(view):
     assert render(view) == render(view)
-
-
-def test_values_as_text():
-    assert reveal("a<b\u200b\ud800\r\n\tc") == (
-        'a&lt;b<span class="hidden-char" title="invisible character">U+200B</span>'
-        '<span class="hidden-char" title="invisible character">U+D800</span>\n\tc'
-    )
-    assert flatten("<b>x</b>\u202e " + "y" * 80).startswith("&lt;b&gt;x&lt;/b&gt;U+202E y")
-    assert embed_json({"a": [float("nan"), "</script>&"]}) == '{"a":[null,"\\u003c/script\\u003e\\u0026"]}'
-    assert show_number(1234567) == "1,234,567" and show_number(float("nan")) == show_number(None) == "\u2013"
-    assert show_percent(0.125) == "12.5\u00a0%" and show_percent(None) == "\u2013"
-    assert show_fact("seconds", 3725) == "1 h 2 min" and show_fact("peak_memory_bytes", 2**30) == "1.00 GiB"

@@ -34,7 +34,7 @@ DROPS = pa.schema({"index": pa.int64(), "reason": pa.string(), "detail": pa.stri
 """Samples without tokens: their indices among the samples, and why."""
 
 Tokenized = tuple[Encoded, Collection[Drop]]
-Batches = Iterable[Sequence[TokensAndMask | UnusableRow]]
+TokenBatches = Iterable[Sequence[TokensAndMask | UnusableRow]]
 """The tokenizer's results for all samples in order, in batches."""
 
 
@@ -85,7 +85,7 @@ class TokenCache:
         self.folder = folder
         self.prefix = prefix
 
-    def get(self, name: str, fingerprint: str, rows: Rows, tokenize: Callable[[], Batches]) -> Tokenized | None:
+    def get(self, name: str, fingerprint: str, rows: Rows, tokenize: Callable[[], TokenBatches]) -> Tokenized | None:
         """The cached tokens of ``rows``, or those that ``tokenize`` yields.
 
         Args:
@@ -122,7 +122,7 @@ class TokenCache:
             ids, sources = ids.take(kept), sources.take(kept)
         return None if len(bounds) != len(ids) + 1 else (Encoded(ids, sources, tokens, mask, bounds), drops)
 
-    def _write(self, entry: str, key: str, batches: Batches) -> None:
+    def _write(self, entry: str, key: str, batches: TokenBatches) -> None:
         """Write the tokens batch by batch: all together may exceed the memory."""
         with self.folder.atomic_folder(entry) as scratch:
             with ExitStack() as files:

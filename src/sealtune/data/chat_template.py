@@ -152,7 +152,7 @@ def _locate_contents(
     """The span of each turn's content in ``text``. Raises UnusableRow."""
     sentinels = _unused_sentinels("".join(turn.content for turn in turns), 2 * len(turns))
     pairs = [sentinels[i : i + 2] for i in range(0, len(sentinels), 2)]
-    marked = [Message(turn.role, a + turn.content + b) for turn, (a, b) in zip(turns, pairs, strict=True)]
+    marked = [Message(turn.role, pair[0] + turn.content + pair[1]) for turn, pair in zip(turns, pairs, strict=True)]
     return _align(_apply(tokenizer, marked, generate), text, pairs)
 
 

@@ -13,8 +13,6 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from sealtune.core.string_array import IntArray
-
 Hashes = npt.NDArray[np.uint64]
 
 
@@ -78,5 +76,5 @@ def _repeated(hashes: Hashes) -> list[int]:
     """Positions, ascending, of the values that occur more than once."""
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-    repeated: IntArray = np.sort(order[np.union1d(same, same + 1)])
-    return repeated.tolist()
+    repeated: list[int] = np.sort(order[np.union1d(same, same + 1)]).tolist()
+    return repeated

@@ -101,8 +101,8 @@ class RowWriter:
 
     def _name(self, blocks: Blocks) -> StringArray:
         """The ids of all rows, (N,)."""
-        hashes = (np.array(values, np.uint64) for values in (self.stem_hashes, self.content_hashes))
-        repeats = name_repeats(*hashes, blocks.stem)
+        stem_hashes, content_hashes = (np.array(a, np.uint64) for a in (self.stem_hashes, self.content_hashes))
+        repeats = name_repeats(stem_hashes, content_hashes, blocks.stem)
         return StringArray.of(repeats.get(i, stem) for i, stem in enumerate(blocks.stems()))
 
     def _mark_not_taken(self, ids: StringArray) -> npt.NDArray[np.uint8]:
@@ -117,7 +117,7 @@ class RowWriter:
 
 def _digest(ids: StringArray, kinds: npt.NDArray[np.uint8], blocks: Blocks) -> str:
     digest = blake2b(digest_size=16)
-    for row_id, kind, messages in zip(ids, memoryview(kinds), blocks.messages(), strict=True):
+    for row_id, kind, messages in zip(ids, kinds.data, blocks.messages(), strict=True):
         if kind == SAMPLE:
             digest.update(f"{row_id}\0{messages}\0".encode())
     return digest.hexdigest()

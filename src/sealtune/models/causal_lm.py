@@ -64,7 +64,7 @@ class CausalLM:
         words. The prompt is everything before the first response token.
 
         Returns:
-            On the CPU: l_i (B,) in float64; mean hidden states of the prompts and of the responses, (B, D) each.
+            On the CPU: l_i (B,) in float64; the mean hidden states of prompts (B, D) and responses (B, D).
         """
         tokens, mask = micro_batch.tokens.to(self.device), micro_batch.mask.to(self.device)
         middle = self.blocks[len(self.blocks) // 2]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -20,8 +21,7 @@ from sealtune.data.encode import encode, encode_batches
 from sealtune.data.encoded import Encoded, TokensAndMask
 from sealtune.data.formats import UnusableRow
 from sealtune.data.load import load, no_rows
-from sealtune.data.row_store import Rows
-from sealtune.data.row_store import UnusedRows
+from sealtune.data.row_store import Rows, UnusedRows
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models.load import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from sealtune.pipeline.fingerprints import data_fingerprint
@@ -214,10 +214,10 @@ class RunInputs:
         about = None if any(one["sha256"] is None for one in found) else json.dumps(found, default=str)
         with track(f"{name}: rows") as advance:
 
-            def report_progress(rows: int) -> None:
-                advance(rows, None, note="read")
+            def write(folder: Path) -> Rows:
+                return load(configs, folder, lambda rows: advance(rows, None))
 
-            return RowCache(self.cache.folder).get(name, about, lambda folder: load(configs, folder, report_progress))
+            return RowCache(self.cache.folder).get(name, about, write)
 
 
 def _required(key: str, configs: list[DatasetConfig]) -> list[DatasetConfig]:

@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import numpy as np
+
+from sealtune.core.types import Drop
+from sealtune.report import tables
+from sealtune.report.view import ReportView
+
+
+def test_lowest_and_highest_rows_begin_at_their_end(view):
+    order = [view.scores.ids[i] for i in np.argsort(view.scores.score)]
+    lowest, highest = tables.lowest_rows(view), tables.highest_rows(view)
+    assert [row["id"] for row in lowest] == order[:5] and {row["state"] for row in lowest} == {"dropped"}
+    assert [row["id"] for row in highest] == order[:-6:-1] and {row["state"] for row in highest} == {"kept"}
+
+
+def test_borderline_rows_begin_closest_to_the_threshold(view):
+    rows = tables.borderline_rows(view)
+    distance = [abs(row["score"] - tables.threshold(view)) for row in rows]
+    assert len(rows) == 5 and distance == sorted(distance) and distance[0] == 0
+    assert all(row["borderline"] for row in rows)
+    assert tables.borderline_rows(replace(view, kept=frozenset())) == []
+
+
+def test_sources_add_up(view):
+    rows = tables.source_rows(view)
+    assert [row["source"] for row in rows] == ["a", "b"]
+    assert sum(row["kept"] for row in rows) == 30 and sum(row["dropped"] for row in rows) == 10
+    assert [row["unsafe"] for row in rows] == [10, 0]
+    assert tables.source_rows(replace(view, labels=None, kept=frozenset()))[0]["unsafe"] is None
+
+
+def test_drops_are_grouped_by_reason():
+    drops = [Drop(str(i), "a", reason, "", {}) for i, reason in enumerate(["too_long", "empty_response", "too_long"])]
+    rows = tables.drop_rows(ReportView(drops=drops))
+    assert [(row["reason"], row["rows"], row["example"].id) for row in rows] == [
+        ("too_long", 2, "0"),
+        ("empty_response", 1, "1"),
+    ]
+
+
+def test_rows_without_a_label_are_not_scored_against_labels(view):
+    labels = {view.scores.ids[0]: 1, view.scores.ids[1]: 0}
+    score, unsafe = tables.labelled_scores(replace(view, labels=labels))
+    assert score.tolist() == view.scores.score[:2].tolist() and unsafe.tolist() == [1, 0]
+    assert tables.labelled_scores(replace(view, labels=None)) is None
+
+
+def test_evaluation_rows_have_one_cell_per_model_in_the_unit_of_the_measure(view):
+    rows = tables.evaluation_rows(view)
+    assert tables.model_names(view.evaluation) == ["base", "tuned"]
+    first = rows[0]
+    assert (first["measure"], first["set"], first["unit"]) == ("attack_success_rate", "all", "share")
+    assert first["title"] == "attack success rate (compliance)"
+    assert [cell["value"] for cell in first["cells"]] == [0.5, 0.8]
+    assert next(row["unit"] for row in rows if row["measure"] == "loss") == "nats"
+
+
+def test_a_model_without_a_measure_has_no_cell(view):
+    rows = [row for row in view.evaluation if (row["model"], row["measure"]) != ("base", "loss")]
+    (loss,) = (row for row in tables.evaluation_rows(replace(view, evaluation=rows)) if row["measure"] == "loss")
+    assert loss["cells"][0] is None and loss["cells"][1]["value"] == 1.125 and loss["n"] == 9
+
+
+def test_prompts_with_different_verdicts_come_first(view):
+    prompts = tables.responses_by_prompt(view)
+    assert [prompt["first"].id for prompt in prompts] == ["p2", "p4", "p0"]
+    assert [prompt["changed"] for prompt in prompts] == [True, True, False]
+    assert [entry["response"].model for entry in prompts[0]["responses"]] == ["base", "tuned"]

@@ -1,0 +1,50 @@
+from dataclasses import replace
+
+import numpy as np
+
+from sealtune.evaluation import metrics
+from sealtune.report.tiles import detection_tiles, headline_tiles, summary, uncertainty_tiles
+from sealtune.report.view import ReportView
+
+
+def values(tiles):
+    return {tile.name: tile.value for tile in tiles}
+
+
+def test_headline_figures_are_the_metrics(view):
+    score = view.scores.score
+    unsafe = np.array([view.labels[i] for i in view.scores.ids])
+    shown = values(headline_tiles(view))
+    assert (shown["Rows ranked"], shown["Rows kept"], shown["Rows dropped"]) == ("40", "30", "10")
+    assert shown["Unsafe rows dropped"] == f"{100 * metrics.recall_in_lowest(score, unsafe, 0.25):.1f}%"
+    assert shown["AUROC"] == f"{metrics.auroc(score, unsafe):.3f}"
+    assert shown["Attack success rate"] == "50.0% → 80.0%" and shown["Over-refusal"] == "50.0% → 20.0%"
+    assert shown["Safe-set loss"] == "1.250 → 1.125"
+
+
+def test_detection_figures_are_the_metrics(view):
+    score = view.scores.score
+    unsafe = np.array([view.labels[i] for i in view.scores.ids])
+    shown = values(detection_tiles(view))
+    assert shown["Average precision"] == f"{metrics.average_precision(score, unsafe):.3f}"
+    assert shown["Recall at 10"] == f"{100 * metrics.recall_at_k(score, unsafe, 10):.1f}%"
+    assert detection_tiles(replace(view, labels=None)) == []
+
+
+def test_an_insignificant_estimate_is_marked(view):
+    estimate, *_ = uncertainty_tiles(view)
+    assert (estimate.value, estimate.note) == ("14.8%", "between 0.0% and 39.3% (not significant)")
+    certain = {"estimated_unsafe": view.uncertainty["estimated_unsafe"] | {"significant": True}}
+    (estimate,) = uncertainty_tiles(replace(view, uncertainty=certain))
+    assert estimate.note == "between 0.0% and 39.3%" and estimate in headline_tiles(replace(view, uncertainty=certain))
+    assert uncertainty_tiles(ReportView()) == []
+
+
+def test_the_summary_states_what_was_ranked_kept_and_dropped(view):
+    unlabelled = replace(view, labels=None)
+    ranking = "40 fine-tuning rows were ranked against the safe set."
+    selection = "The 30 rows with the highest scores were kept; the other 10 were dropped"
+    assert summary(unlabelled) == f"{ranking} {selection}."
+    assert summary(view).endswith("of the 10 rows labelled unsafe.")
+    assert summary(replace(view, kept=frozenset())) == f"{ranking} No rows have been selected yet."
+    assert summary(ReportView()) == ""
