@@ -50,14 +50,9 @@ def train(
     checkpointer: Checkpointer | None = None,
     resume: Checkpoint | None = None,
 ) -> TuningResult:
-    """Fine-tune a model, as loaded by ``load_model``, on tokenized rows.
+    """Fine-tune ``model``, in place, on tokenized rows.
 
     Args:
-        model: Trained in place.
-        tokenizer: Its tokenizer.
-        rows: The rows to train on.
-        config: The config, with the block ``tune``.
-        advance: Reports progress.
         trainer_class: Another trainer, for comparisons.
         checkpointer: Saves checkpoints, and stops the training after a signal.
         resume: The checkpoint to resume from.
