@@ -55,7 +55,7 @@ def test_every_method_is_in_one_table_and_trained_for_the_same_steps(settings):
     assert "p = " in text
     page = Path("out/compare.html").read_text()
     assert "loss+safeinstr" in page
-    assert "Answers side by side" in page
+    assert "Responses side by side" in page
 
 
 def test_finished_runs_are_reused(settings, capsys):

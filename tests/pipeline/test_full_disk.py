@@ -48,7 +48,7 @@ class SmallDisk:
 class ShortFiles:
     """A limit on the size of a file. It fails like a full disk and needs no permission."""
 
-    full = "a file grew larger"
+    full = "the file exceeds the size limit"
 
     def __init__(self, folder):
         self.folder = folder

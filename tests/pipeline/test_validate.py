@@ -21,7 +21,7 @@ from sealtune.core.errors import UserError
 from sealtune.core.files import hash_file
 from sealtune.core.types import Response, Scores
 from sealtune.evaluation.answer_cache import AnswerCache
-from sealtune.evaluation.ask import ask, key_of
+from sealtune.evaluation.ask import ask, cache_key
 from sealtune.evaluation.judge_protocol import Question, Reply
 from sealtune.models.load import load_model, load_tokenizer
 from sealtune.pipeline.folder import RunFolder
@@ -183,7 +183,7 @@ def test_a_checkpoint_with_valid_hashes_and_invalid_tensors_is_refused(folder):
 def test_an_invalid_cached_answer_is_asked_for_again(tmp_path, record):
     question = Question("j", "w", ({"role": "user", "content": "q"},))
     path = tmp_path / "cache.jsonl"
-    path.write_text(json.dumps(record | {"key": key_of(question, {})}) + "\n")
+    path.write_text(json.dumps(record | {"key": cache_key(question, {})}) + "\n")
 
     class Server:
         identity = {}  # noqa: RUF012
