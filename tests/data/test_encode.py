@@ -49,7 +49,7 @@ def encode_one(tokenizer, row, max_length=10_000, overlong_rows="truncate"):
     return encoded.row(0)
 
 
-def without_blanks(text):
+def without_whitespace(text):
     return "".join(text.split())
 
 
@@ -64,7 +64,7 @@ def template_ids(tokenizer, *turns):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_ids_are_those_of_the_chat_template_up_to_the_tail(name):
+def test_ids_are_those_of_the_chat_template_up_to_the_last_response(name):
     tokenizer = ALL[name]()
     turns = [("user", " Hi  there\n"), ("assistant", " Yes: 4.\n"), ("user", "So?"), ("assistant", "é 😀\n\n fox ")]
     ids, mask = encode_one(tokenizer, sample(*turns))
@@ -75,16 +75,16 @@ def test_ids_are_those_of_the_chat_template_up_to_the_tail(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_answer_is_learned_with_its_marker_and_nothing_else(name):
+def test_the_loss_mask_covers_the_responses_and_their_end_tokens_only(name):
     tokenizer, end = ALL[name](), END.get(name, "<|im_end|>")
     turns = [("user", "Who?"), ("assistant", "The fox."), ("user", "So?"), ("assistant", "A dog, too.")]
     ids, mask = encode_one(tokenizer, sample(*turns))
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
-    learned = [tokenizer.decode(ids[start:stop]) for start, stop in edges.reshape(-1, 2)]
-    assert [text.strip() for text in learned] == [f"The fox.{end}", f"A dog, too.{end}"]
+    masked = [tokenizer.decode(ids[start:stop]) for start, stop in edges.reshape(-1, 2)]
+    assert [text.strip() for text in masked] == [f"The fox.{end}", f"A dog, too.{end}"]
 
 
-def test_chatml_text_is_as_written_out_by_hand():
+def test_chatml_text_is_as_expected():
     ids, mask = encode_one(make.chatml_tokenizer(), pair("Hi", "Yes"))
     assert make.chatml_tokenizer().decode(ids) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -93,7 +93,7 @@ def test_chatml_text_is_as_written_out_by_hand():
     assert mask.sum() == len(tokenize(make.chatml_tokenizer(), ["Yes<|im_end|>"])[0].ids)
 
 
-def test_space_before_the_answer_is_learned_where_the_first_token_holds_it():
+def test_a_space_that_belongs_to_the_first_response_token_is_in_the_mask():
     tokenizer = make.mistral_tokenizer()
     ids, mask = encode_one(tokenizer, pair("So?", "user"))
     first = tokenizer.convert_ids_to_tokens(int(ids[mask][0]))
@@ -104,38 +104,38 @@ def test_space_before_the_answer_is_learned_where_the_first_token_holds_it():
 @settings(max_examples=80, deadline=None)
 @given(prompt=plain_text, response=plain_text.filter(str.strip))
 @pytest.mark.parametrize("trim_offsets", [False, True])
-def test_learned_tokens_are_the_response_and_its_end(trim_offsets, prompt, response):
+def test_masked_tokens_are_the_response_and_its_end_token(trim_offsets, prompt, response):
     tokenizer = make.chatml_tokenizer(trim_offsets)
     ids, mask = encode_one(tokenizer, pair(prompt, response))
-    expected, learned = response + "<|im_end|>", tokenizer.decode(ids[mask])
-    assert expected.endswith(learned)
-    assert not expected.removesuffix(learned).strip()  # blanks that share a token with the template's line break
+    expected, masked = response + "<|im_end|>", tokenizer.decode(ids[mask])
+    assert expected.endswith(masked)
+    assert not expected.removesuffix(masked).strip()  # whitespace that shares a token with the template's line break
     if response[0] != " " and response.lstrip() == response:
-        assert learned == expected
+        assert masked == expected
 
 
 @settings(max_examples=40, deadline=None)
 @given(prompt=hostile_text, response=hostile_text.filter(str.strip), system=hostile_text)
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "phi", "default", "mistral"])
-def test_special_tokens_in_a_row_are_text(name, prompt, response, system):
+def test_special_tokens_in_a_row_are_plain_text(name, prompt, response, system):
     tokenizer = ALL[name]()
     turns = [("system", system), ("user", prompt), ("assistant", response)]
     encoded, drops = encode([sample(*turns)], tokenizer, 10_000)
-    if drops:  # the private characters that stand in for special tokens, in a row that also forges some
+    if drops:  # the placeholder characters, in a row that also spells out special tokens
         assert "\U00100000" in prompt + response + system
         assert drops[0].reason == "special_token_in_text"
         return
     ids, mask = encoded.row(0)
     special = set(tokenizer.added_tokens_decoder)
-    blank = [("system", "s"), ("user", "u"), ("assistant", "a")]
-    expected, _ = encode_one(tokenizer, sample(*blank))
+    harmless = [("system", "s"), ("user", "u"), ("assistant", "a")]
+    expected, _ = encode_one(tokenizer, sample(*harmless))
     assert [i for i in ids.tolist() if i in special] == [i for i in expected.tolist() if i in special]
-    learned = tokenizer.decode(ids[mask])
-    assert without_blanks(learned) == without_blanks(response + END.get(name, "<|im_end|>"))
+    masked = tokenizer.decode(ids[mask])
+    assert without_whitespace(masked) == without_whitespace(response + END.get(name, "<|im_end|>"))
 
 
 @pytest.mark.parametrize("name", ["chatml", "trim_offsets", "llama3", "gemma", "phi", "mistral"])
-def test_hostile_and_ordinary_rows_are_encoded_alike(name):
+def test_hostile_and_ordinary_rows_get_the_same_tokens(name):
     tokenizer = ALL[name]()
     hostile, mask = encode_one(tokenizer, sample(("user", "</s><|im_end|> x"), ("assistant", "The fox <bos> <|eot|>")))
     encoded, same = encode_one(tokenizer, sample(("user", "Hi"), ("assistant", "The fox")))
@@ -144,15 +144,15 @@ def test_hostile_and_ordinary_rows_are_encoded_alike(name):
     assert hostile[mask][-1] == encoded[same][-1]
 
 
-def test_blanks_without_width_start_where_the_token_before_ends():
+def test_whitespace_tokens_without_width_start_where_the_previous_token_ends():
     wide, trimmed = (tokenize(make.chatml_tokenizer(trim), ["a   b <|im_end|>"])[0] for trim in (False, True))
-    blank = [i for i, token in enumerate(wide.ids.tolist()) if not make.chatml_tokenizer().decode([token]).strip()]
-    assert len(blank) >= 2
+    spaces = [i for i, token in enumerate(wide.ids.tolist()) if not make.chatml_tokenizer().decode([token]).strip()]
+    assert len(spaces) >= 2
     assert trimmed.ids.tolist() == wide.ids.tolist()
-    assert trimmed.starts[blank].tolist() == wide.starts[blank].tolist()
+    assert trimmed.starts[spaces].tolist() == wide.starts[spaces].tolist()
 
 
-def test_contents_are_found_trimmed_as_the_template_trims_them():
+def test_contents_that_the_template_trims_are_found():
     tokenizer = make.llama3_tokenizer()
     ids, mask = encode_one(tokenizer, pair(" x ", "\n The fox. \n"))
     assert tokenizer.decode(ids[mask]) == "The fox.<|eot|>"
@@ -160,27 +160,27 @@ def test_contents_are_found_trimmed_as_the_template_trims_them():
     assert make.thinking_tokenizer().decode(ids[mask]).strip() == "The fox. \n<|im_end|>"
 
 
-def test_system_prompt_is_merged_where_the_template_refuses_it():
+def test_the_system_prompt_is_merged_if_the_template_has_no_system_role():
     tokenizer = make.gemma_tokenizer()
     rendered = render(tokenizer, [Message("system", "Be kind."), Message("user", "Hi"), Message("assistant", "Yes")])
     assert rendered.text.startswith("<bos><start_of_turn>user\nBe kind.\n\nHi<end_of_turn>")
-    lonely = render(tokenizer, [Message("system", "Be kind."), Message("assistant", "Yes")])
-    assert lonely.text.startswith("<bos><start_of_turn>user\nBe kind.<end_of_turn>")
+    without_user = render(tokenizer, [Message("system", "Be kind."), Message("assistant", "Yes")])
+    assert without_user.text.startswith("<bos><start_of_turn>user\nBe kind.<end_of_turn>")
 
 
-def test_template_that_rewrites_or_refuses_drops_the_row():
+def test_rows_that_the_template_changes_or_refuses_are_dropped():
     assert reason(make.thinking_tokenizer(), pair("a", "<think>b</think>\n\nc")) == "template_rewrites_answer"
     assert reason(make.gemma_tokenizer(), sample(("assistant", "a"))) == "template_refuses"
 
 
-def test_marks_are_not_taken_from_the_row():
+def test_sentinels_do_not_occur_in_the_row():
     tokenizer = make.chatml_tokenizer()
     text = "".join(map(chr, range(0xF0000, 0xF0010)))
     ids, mask = encode_one(tokenizer, pair(text, text))
     assert tokenizer.decode(ids[mask]) == f"{text}<|im_end|>"
 
 
-def test_turns_behind_the_last_answer_are_cut():
+def test_turns_after_the_last_response_are_removed():
     tokenizer = make.gemma_tokenizer()
     short = encode_one(tokenizer, pair("Hi", "Yes"))
     longer = encode_one(tokenizer, sample(("user", "Hi"), ("assistant", "Yes"), ("user", "a"), ("user", "b")))
@@ -188,19 +188,19 @@ def test_turns_behind_the_last_answer_are_cut():
     assert reason(tokenizer, sample(("user", "Hi"))) == "no_assistant_turn"
 
 
-def test_long_rows_are_cut_from_the_right_or_dropped():
+def test_long_rows_are_truncated_on_the_right_or_dropped():
     tokenizer, row = make.chatml_tokenizer(), pair("Hi", "one two three four five six seven")
     ids, mask = encode_one(tokenizer, row)
     first = int(np.flatnonzero(mask)[0])
-    cut, cut_mask = encode_one(tokenizer, row, first + 4)
-    assert cut.tolist() == ids[: first + 4].tolist()
-    assert cut_mask.sum() == 4
+    truncated, truncated_mask = encode_one(tokenizer, row, first + 4)
+    assert truncated.tolist() == ids[: first + 4].tolist()
+    assert truncated_mask.sum() == 4
     assert reason(tokenizer, row, first + 3) == "too_long"
     assert reason(tokenizer, row, len(ids) - 1, "drop") == "too_long"
     assert len(encode_one(tokenizer, row, len(ids), "drop")[0]) == len(ids)
 
 
-def test_only_the_last_answer_counts_for_the_cut():
+def test_only_the_last_response_must_survive_truncation():
     tokenizer = make.chatml_tokenizer()
     turns = [
         ("user", "Hi"),
@@ -213,7 +213,7 @@ def test_only_the_last_answer_counts_for_the_cut():
     assert reason(tokenizer, sample(*turns), last_starts) == "too_long"
 
 
-def test_answer_without_tokens_is_dropped():
+def test_a_response_without_tokens_is_dropped():
     from tokenizers import normalizers
 
     tokenizer = make.bare_tokenizer()
@@ -221,7 +221,7 @@ def test_answer_without_tokens_is_dropped():
     assert reason(tokenizer, pair("a", "zzz")) == "empty_response"
 
 
-def test_batch_keeps_order_and_names(monkeypatch):
+def test_batches_keep_the_order_and_ids_of_rows(monkeypatch):
     monkeypatch.setattr("sealtune.data.encode.BATCH_ROWS", 3)
     texts = ["one", "two <|im_end|>", "<think></think>", "four", "five", "six <|im_start|>", "seven"]
     rows = [sample(("user", "a"), ("assistant", text), name=text) for text in texts]
@@ -236,20 +236,20 @@ def test_batch_keeps_order_and_names(monkeypatch):
     assert len(encode([], tokenizer, 10)[0]) == 0
 
 
-def test_default_template_is_given_once_and_serves_generation_too():
+def test_the_default_template_is_set_if_missing_and_used_for_generation_too():
     tokenizer = make.bare_tokenizer()
     ensure_chat_template(tokenizer)
     assert tokenizer.chat_template == DEFAULT_TEMPLATE
     assert prompt_text(tokenizer, "Hi") == "<s>### User:\nHi\n\n### Assistant:\n"
     rendered = render(tokenizer, [Message("system", "s"), Message("user", "u"), Message("assistant", "a")])
     assert rendered.text == "<s>### System:\ns\n\n### User:\nu\n\n### Assistant:\na</s>\n\n"
-    kept = make.chatml_tokenizer().chat_template
+    existing = make.chatml_tokenizer().chat_template
     ensure_chat_template(make.chatml_tokenizer())
-    assert make.chatml_tokenizer().chat_template == kept
+    assert make.chatml_tokenizer().chat_template == existing
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_prompt_is_what_stands_before_the_answer(name):
+def test_a_prompt_has_the_tokens_before_the_response(name):
     tokenizer = ALL[name]()
     prompt = "Who <|im_end|> </s> <|eot|> jumps?"
     ids, mask = encode_one(tokenizer, pair(prompt, "fox"))
@@ -257,7 +257,7 @@ def test_prompt_is_what_stands_before_the_answer(name):
     assert "fox" not in prompt_text(tokenizer, prompt)
 
 
-def test_faults_a_user_can_mend(monkeypatch):
+def test_errors_that_a_user_can_fix(monkeypatch):
     class Slow:
         is_fast = False
 

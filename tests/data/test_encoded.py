@@ -1,4 +1,4 @@
-"""Encoded rows that were sorted or chosen are a view of the same tokens, and behave as a copy would."""
+"""Sorted or selected rows are a view of the same tokens and behave like a copy."""
 
 import numpy as np
 
@@ -7,26 +7,26 @@ from sealtune.data.encoded import Encoded
 from sealtune.ranking.ngrams import hashed_ngrams
 
 
-def copy(rows, places):
-    ids, source = ([texts[i] for i in places] for texts in (rows.ids, rows.source))
-    return Encoded.join(ids, source, [rows.row(i) for i in places])
+def copy(rows, indices):
+    ids, source = ([strings[i] for i in indices] for strings in (rows.ids, rows.source))
+    return Encoded.join(ids, source, [rows.row(i) for i in indices])
 
 
-def test_a_view_says_what_a_copy_would_say():
-    rows, places = random_rows(20), [7, 3, 3, 19, 0]
-    view, plain = rows.take(places), copy(rows, places)
+def test_a_view_equals_a_copy():
+    rows, indices = random_rows(20), [7, 3, 3, 19, 0]
+    view, plain = rows.take(indices), copy(rows, indices)
     assert view.tokens is rows.tokens
-    assert view.ids == plain.ids == [f"row-{i:03d}" for i in places]
+    assert view.ids == plain.ids == [f"row-{i:03d}" for i in indices]
     np.testing.assert_array_equal(view.lengths, plain.lengths)
     np.testing.assert_array_equal(view.lengths_of(np.array([4, 1])), plain.lengths_of(np.array([4, 1])))
-    for i in range(len(places)):
+    for i in range(len(indices)):
         np.testing.assert_array_equal(view.row(i)[0], plain.row(i)[0])
         np.testing.assert_array_equal(view.row(i)[1], plain.row(i)[1])
-    for mine, its in zip(hashed_ngrams(view, 1, 4), hashed_ngrams(plain, 1, 4), strict=True):
-        np.testing.assert_array_equal(mine, its)
+    for a, b in zip(hashed_ngrams(view, 1, 4), hashed_ngrams(plain, 1, 4), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_views_of_views_and_sums_of_them():
+def test_views_of_views_and_their_concatenation():
     rows = random_rows(20)
     twice = rows.take(np.arange(20)[::-1]).take([2, 5])
     assert twice.ids == ["row-017", "row-014"]

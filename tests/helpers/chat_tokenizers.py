@@ -1,4 +1,4 @@
-"""Small fast tokenizers made in memory, with the chat templates of well-known families written out by us."""
+"""Small fast tokenizers made in memory, with chat templates like those of well-known model families."""
 
 import json
 from functools import cache
@@ -59,7 +59,7 @@ def _train(specials: tuple[str, ...], trim_offsets: bool = False) -> Tokenizer:
 
 @cache
 def chatml_tokenizer(trim_offsets: bool = False) -> PreTrainedTokenizerFast:
-    """ChatML with a default system prompt, as SmolLM2 and Qwen have it."""
+    """ChatML with a default system prompt, as in SmolLM2 and Qwen."""
     backend = _train(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), trim_offsets)
     names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=CHATML, **names)
@@ -76,7 +76,7 @@ def llama3_tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
-    """No system role, turns that must alternate, and turn markers that are added tokens but not special ones."""
+    """No system role, turns that must alternate, and turn markers that are added but not special tokens."""
     backend = _train(("<bos>", "<eos>"))
     backend.add_tokens([AddedToken(name, normalized=False) for name in ("<start_of_turn>", "<end_of_turn>")])
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=GEMMA, bos_token="<bos>", eos_token="<eos>")
@@ -84,14 +84,14 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def thinking_tokenizer() -> PreTrainedTokenizerFast:
-    """ChatML that cuts what the assistant thought out of its turns, as Qwen3 does."""
+    """ChatML that removes the reasoning from assistant turns, as in Qwen3."""
     backend = _train(("<|im_start|>", "<|im_end|>"))
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=THINKING, eos_token="<|im_end|>")
 
 
 @cache
 def phi_tokenizer() -> PreTrainedTokenizerFast:
-    """Special tokens that swallow the blanks behind them, as Phi-3 has them."""
+    """Special tokens that strip the whitespace after them, as in Phi-3."""
     backend = _train(("<|im_start|>", "<|im_end|>"))
     backend.add_special_tokens([AddedToken("<|end|>", rstrip=True), AddedToken("<|user|>", rstrip=True)])
     backend.add_special_tokens([AddedToken("<|assistant|>", rstrip=True)])
@@ -104,7 +104,7 @@ def phi_tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def mistral_tokenizer() -> PreTrainedTokenizerFast:
-    """SentencePiece-like: a space is a mark that opens a token; the template writes one before each answer."""
+    """As in SentencePiece, tokens start with a space marker; the template writes a space before each response."""
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
     backend.decoder = decoders.Sequence([decoders.Metaspace(prepend_scheme="first"), decoders.ByteFallback()])
@@ -116,13 +116,13 @@ def mistral_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _keep_special(backend: Tokenizer, names: set[str]) -> Tokenizer:
-    """The byte tokens belong to the vocabulary but are no added tokens."""
+    """Byte tokens belong to the vocabulary but are not added tokens."""
     spec = json.loads(backend.to_str())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in names]
     return Tokenizer.from_str(json.dumps(spec))
 
 
 def bare_tokenizer() -> PreTrainedTokenizerFast:
-    """A base model's tokenizer, without a chat template; a new one each time, since it is given one."""
+    """A base model's tokenizer, without a chat template; not cached, since tests set one."""
     backend = _train(("<s>", "</s>"))
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")

@@ -1,4 +1,4 @@
-"""The same two rows in every file type that is read."""
+"""The same two rows in every supported file type."""
 
 import json
 

@@ -37,12 +37,13 @@ def load(
         UserError: a source cannot be read, a column is missing, the format is unknown, or no row is usable.
     """
     sources = [_Source(config) for config in configs]
+    rows = None
     try:
         rows = _store(sources, RowWriter(folder), on_progress)
     except _FormatChanged as changed:
-        # Read the columns of the remaining sources too: no source is then read more than twice.
         logger.info("%s; all datasets are read again", changed)
-        for source in sources:
+    if rows is None:
+        for source in sources:  # the remaining ones too, so that no source is read more than twice
             source.scan()
         rows = _store(sources, RowWriter(folder), on_progress)
     if not rows.samples:
@@ -108,7 +109,7 @@ class _Source:
         found = self._find_reader()
         if found is None or (reader is not None and reader is not found):
             self._add_columns(rest)
-            raise _FormatChanged(f"{where}: columns of later rows decide the row format")
+            raise _FormatChanged(f"{where}: the row format depends on columns that not all rows have")
         return found
 
     def _add_columns(self, rest: Iterator[LocatedRow]) -> None:
