@@ -56,11 +56,11 @@ class ReleasedStep:
         tokens, mask = piece.tokens.to(self.omega.device), piece.mask.to(self.omega.device)
         attention = self._attention_mask(batch, piece)
         logits = self.model(input_ids=tokens, attention_mask=attention, use_cache=False).logits.float()
-        targets, learned = tokens[:, 1:], mask[:, 1:]
+        targets, responses = tokens[:, 1:], mask[:, 1:]
         nll = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
         nll = nll.view_as(targets)
         in_order = torch.empty(len(tokens), device=nll.device)
-        in_order[piece.indices.to(nll.device)] = (nll * learned).sum(1) / learned.sum(1)
+        in_order[piece.indices.to(nll.device)] = (nll * responses).sum(1) / responses.sum(1)
         return in_order
 
     def _attention_mask(self, batch: Batch, piece: Padded) -> torch.Tensor:

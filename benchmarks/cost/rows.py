@@ -127,7 +127,7 @@ def tokenize(run, model, args) -> int:
 
 
 def rank(run, model, args) -> int:
-    """A few steps of SEAL; returns the rows in their batches, so that the rate is that of a step among so many rows."""
+    """A few steps of SEAL; returns the rows of their batches, so that the rate is that of single steps."""
     from sealtune.core.console import track
     from sealtune.ranking import methods
     from sealtune.ranking.job import Job

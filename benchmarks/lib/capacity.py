@@ -154,7 +154,7 @@ def _gpu_memory(case: Case) -> Limit | None:
 
 
 def _savings(case: Case) -> Iterator[tuple[str, Case]]:
-    """Settings, and the case with them: each remedy alone, then more and more of them together."""
+    """Settings, and the case with them: each remedy alone, then more and more remedies together."""
     names = [name for name, change in REMEDIES.items() if case.with_config(**change) != case]
     for chosen in [*([name] for name in names), *(names[:count] for count in range(2, len(names) + 1))]:
         changes = {key: value for name in chosen for key, value in REMEDIES[name].items()}

@@ -6,10 +6,10 @@ from helpers.benchmarks import report_of, write_mixture
 from helpers.rows import made_rows, write_jsonl
 
 
-def test_throughput_measures_all_variants(tmp_path, tiny_folder):
+def test_throughput_compares_variants(tmp_path, tiny_folder):
     data, safe = write_jsonl(tmp_path / "c.jsonl", made_rows(20, 1)), write_jsonl(tmp_path / "s.jsonl", made_rows(9, 2))
     words = ["--model", tiny_folder, "--data", data, "--safe", safe, "--steps", 1, "--rounds", 1, "--batch", 4]
-    variants = ["sft", "tuner", "algorithm_1", "algorithm_2", "released", "fused"]
+    variants = ["sft", "tuner", "algorithm_2", "fused"]  # the others run in the benchmark for GPUs
     report = report_of("cost/throughput.py", tmp_path, *words, "--variants", *variants)
     assert set(report["tokens_per_second"]) == set(variants)
     assert all(speed > 0 for speed in report["tokens_per_second"].values())

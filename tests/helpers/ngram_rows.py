@@ -32,7 +32,7 @@ def ngram_lists(rows):
     """The unigrams and bigrams of the response tokens of each row."""
     for i in range(len(rows)):
         tokens, mask = (part.tolist() for part in rows.row(i))
-        own = [(t,) for t, learned in zip(tokens, mask, strict=True) if learned]
+        own = [(t,) for t, masked in zip(tokens, mask, strict=True) if masked]
         yield own + [(tokens[j - 1], tokens[j]) for j in range(1, len(tokens)) if mask[j - 1] and mask[j]]
 
 
