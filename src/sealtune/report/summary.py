@@ -44,7 +44,7 @@ def _add_uncertainty(table: Table, uncertainty: Mapping[str, Any]) -> None:
     if found := uncertainty["estimated_unsafe"]:
         table.add_row("estimated share of unsafe rows", f"{found['share']:.0%} (at most {found['high']:.0%})", "")
     if uncertainty["borderline_rows"] is not None:
-        table.add_row("rows near the threshold", "", f"{uncertainty['borderline_rows']:,}")
+        table.add_row("borderline rows", "", f"{uncertainty['borderline_rows']:,}")
 
 
 def _measures(evaluation: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
