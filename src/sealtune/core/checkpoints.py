@@ -245,7 +245,7 @@ class Checkpointer:
         """
 
         def request_stop(number: int, frame: object) -> None:
-            logger.info("%s: stop_on_signals after this step; Ctrl-C to stop at once", self.stage)
+            logger.info("%s: stopping after this step; Ctrl-C to stop at once", self.stage)
             self.stop_requested = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
