@@ -20,8 +20,8 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     report = json.loads((tmp_path / "out.json").read_text())
     assert len(report["runs"]) == 2 * 2 * len(RANKERS)
     again = run_benchmark("quality/ranking.py", *words)
-    assert "auroc" not in again.stderr  # no run is repeated
-    assert again.stdout == first.stdout
+    assert "auroc" not in again.stderr.read_text()  # no run is repeated
+    assert again.stdout.read_text() == first.stdout.read_text()
     cost = {row["ranker"]: row["cost"]["mean"] for row in report["table"] if row["mixture"] == "a"}
     assert cost["loss"] == 1 / 3  # one forward pass over the candidates
     assert cost["ceiling"] == cost["embedding"] == cost["moderation"] == 0
@@ -30,7 +30,7 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     thin = [run for run in report["runs"] if run["mixture"] == "a~0.1+refusals"]
     assert {run["unsafe"] for run in thin} == {round(0.1 * (run["rows"] - 3)) for run in thin}
     assert {run["estimated_unsafe"]["significant"] for run in thin if run["ranker"] == "probe"} == {False}
-    assert first.stdout.startswith("| mixture | ranker | seeds | AUROC")
+    assert first.stdout.read_text().startswith("| mixture | ranker | seeds | AUROC")
     assert (tmp_path / "out.md").exists()
 
 

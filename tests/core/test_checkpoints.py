@@ -88,7 +88,7 @@ def test_an_invalid_checkpoint_is_skipped(folder, content):
     assert checkpoints.read(True, {}).step == 2
 
 
-def test_a_second_sigterm_is_ignored_and_ctrl_c_stops_at_once(tmp_path):
+def test_a_second_sigterm_is_ignored_and_ctrl_c_stops_at_once(tmp_path, capsys):
     """A scheduler signals every process of a job, and the launcher forwards its own signal."""
     checkpointer = Checkpointer("rank", Folder(tmp_path), {}, 10**6)
     before = signal.getsignal(signal.SIGTERM)
@@ -96,5 +96,6 @@ def test_a_second_sigterm_is_ignored_and_ctrl_c_stops_at_once(tmp_path):
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert checkpointer.stop_requested == signal.SIGTERM
+        assert capsys.readouterr().err.strip() == "rank: stopping after this step; Ctrl-C to stop at once"
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before

@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from helpers import rank_in_processes
+from helpers.forked import Job
 from helpers.processes import pretend
 from helpers.rows import made_rows, write_jsonl
 from sealtune.core import distributed
@@ -40,6 +41,10 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "ACCELERATE_USE_CPU": "true"}
 
 
+def forked(*words, variables=(), processes=2):
+    return Job(words, {"ACCELERATE_USE_CPU": "true", **dict(variables)}, processes)
+
+
 def torchrun(*words, variables=()):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
     where = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -60,7 +65,7 @@ def in_two_processes(tmp_path_factory):
     for job in jobs:
         job["config"]["per_device_train_batch_size"] = 4
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    process = torchrun(str(Path(rank_in_processes.__file__)), str(folder))
+    process = forked(rank_in_processes.__file__, str(folder))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return lambda name: json.loads((folder / f"{name}.json").read_text())
@@ -97,8 +102,8 @@ def rows(tmp_path, tiny_folder):
     return tmp_path
 
 
-def rank_in_two_processes(folder, out, *words):
-    return torchrun("-m", "sealtune", "rank", str(folder / "config.yaml"), f"output_dir={folder / out}", *words)
+def rank_in_two_processes(folder, out, *words, start=forked):
+    return start("-m", "sealtune", "rank", str(folder / "config.yaml"), f"output_dir={folder / out}", *words)
 
 
 def scores_of(folder):
@@ -110,7 +115,7 @@ def scores_of(folder):
 def wait_for(pattern, folder, process):
     end = time.monotonic() + 120
     while not list(folder.glob(pattern)):
-        assert process.poll() is None and time.monotonic() < end, process.stdout.read()
+        assert process.poll() is None and time.monotonic() < end, "no such file"
         time.sleep(0.02)
 
 
@@ -118,7 +123,7 @@ def test_if_one_process_dies_all_end_and_any_number_resumes(rows):
     reference = rank_in_two_processes(rows, "reference")
     output, _ = reference.communicate(timeout=200)
     assert reference.returncode == 0, output
-    broken = rank_in_two_processes(rows, "out")
+    broken = rank_in_two_processes(rows, "out", start=torchrun)
     wait_for("rank/checkpoint-*", rows / "out", broken)
     second = next(p for p in psutil.Process(broken.pid).children() if p.environ().get("RANK") == "1")
     second.kill()
@@ -129,15 +134,13 @@ def test_if_one_process_dies_all_end_and_any_number_resumes(rows):
     assert "error: another process of this run has ended; resume with resume_from_checkpoint=true" in output
     words = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "resume_from_checkpoint=true"]
     before = {path.name for path in (rows / "out/rank").glob("checkpoint-*")}
-    alone = subprocess.Popen(
-        [sys.executable, "-m", "sealtune", "rank", *words], env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    alone = forked("-m", "sealtune", "rank", *words, processes=1)
     while {path.name for path in (rows / "out/rank").glob("checkpoint-*")} <= before:
-        assert alone.poll() is None, alone.stderr.read()
+        assert alone.poll() is None, alone.output()
         time.sleep(0.02)
     alone.send_signal(signal.SIGTERM)
-    _, stderr = alone.communicate(timeout=100)
-    assert alone.returncode == 143 and "resuming after step" in stderr
+    output, _ = alone.communicate(timeout=100)
+    assert alone.returncode == 143 and "resuming after step" in output
     output, _ = (process := rank_in_two_processes(rows, "out", "resume_from_checkpoint=true")).communicate(timeout=200)
     assert process.returncode == 0 and "resuming after step" in output, output
     expected, found = scores_of(rows / "reference"), scores_of(rows / "out")
@@ -151,9 +154,8 @@ def test_only_the_main_process_loads_a_sharded_base(rows):
     output, _ = reference.communicate(timeout=200)
     assert reference.returncode == 0, output
     settings = [str(rows / "config.yaml"), f"output_dir={rows / 'out'}", "rank.num_train_epochs=1"]
-    sharded = torchrun(
-        str(Path(rank_in_processes.__file__).with_name("rank_and_report_loads.py")), *settings, variables=FSDP
-    )
+    script = Path(rank_in_processes.__file__).with_name("rank_and_report_loads.py")
+    sharded = forked(str(script), *settings, variables=FSDP)
     output, _ = sharded.communicate(timeout=200)
     assert sharded.returncode == 0, output
     assert "process 0 loaded a model" in output and "process 1 loaded a model" not in output
@@ -165,7 +167,7 @@ def test_only_the_main_process_loads_a_sharded_base(rows):
 
 def test_sigterm_stops_all_processes_after_the_same_step(rows):
     """A scheduler signals every process of a job, and the launcher forwards the signal once more."""
-    process = rank_in_two_processes(rows, "out")
+    process = rank_in_two_processes(rows, "out", start=torchrun)
     wait_for("rank/checkpoint-*", rows / "out", process)
     for one in (*psutil.Process(process.pid).children(), process):
         one.send_signal(signal.SIGTERM)
@@ -194,14 +196,8 @@ def test_all_stages_run_in_two_processes(rows):
     results = json.loads((rows / "out/evaluate/results.json").read_text())
     before, after = (row["value"] for row in results if row["measure"] == "loss")
     assert after < before
-    again = subprocess.run(
-        [sys.executable, "-m", "sealtune", "run", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert again.stderr.count("finished before from the same inputs; skipped") == 5
+    output, _ = forked("-m", "sealtune", "run", *words, processes=1).communicate(timeout=100)
+    assert output.count("finished before from the same inputs; skipped") == 5
 
 
 @pytest.fixture
@@ -209,13 +205,15 @@ def selected(rows):
     """A function that tunes a copy of a selected run in two processes."""
     words = [str(rows / "config.yaml"), "rank.method=random"]
     for verb in ("rank", "select"):
-        done = [sys.executable, "-m", "sealtune", verb, *words, f"output_dir={rows / 'out'}"]
-        subprocess.run(done, env=environment(), check=True, capture_output=True, timeout=100)
+        output, _ = (
+            process := forked("-m", "sealtune", verb, *words, f"output_dir={rows / 'out'}", processes=1)
+        ).communicate(timeout=100)
+        assert process.returncode == 0, output
     words += ["tune.learning_rate=0.02", "tune.num_train_epochs=2", "tune.save_steps=3"]
 
     def tune(name, variables, *settings):
         shutil.copytree(rows / "out", rows / name, dirs_exist_ok=True)
-        return torchrun("-m", "sealtune", "tune", *words, f"output_dir={rows / name}", *settings, variables=variables)
+        return forked("-m", "sealtune", "tune", *words, f"output_dir={rows / name}", *settings, variables=variables)
 
     return tune
 
@@ -246,10 +244,9 @@ def test_tuning_resumes_with_fewer_processes(selected, rows):
     process.communicate(timeout=60)
     words = ["rank.method=random", "tune.learning_rate=0.02", "tune.num_train_epochs=2", "tune.save_steps=3"]
     words = [str(rows / "config.yaml"), *words, f"output_dir={rows / 'stopped'}", "resume_from_checkpoint=true"]
-    alone = [sys.executable, "-m", "sealtune", "tune", *words]
-    done = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    assert "resuming after step" in done.stderr
+    output, _ = (process := forked("-m", "sealtune", "tune", *words, processes=1)).communicate(timeout=100)
+    assert process.returncode == 0, output
+    assert "resuming after step" in output
     output, _ = (process := selected("reference", {})).communicate(timeout=200)
     assert process.returncode == 0, output
     (losses, _), (same, _) = (tuned(rows / name) for name in ("stopped", "reference"))
@@ -309,7 +306,7 @@ def test_tuning_under_deepspeed(selected, rows, stage):
 
 
 def test_a_user_error_is_reported_once(rows):
-    process = rank_in_two_processes(rows, "out", "rank.method=sael")
+    process = rank_in_two_processes(rows, "out", "rank.method=sael", start=torchrun)
     output, _ = process.communicate(timeout=100)
     assert process.returncode != 0
     assert output.count("did you mean 'seal'") == 1

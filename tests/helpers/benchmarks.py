@@ -1,21 +1,20 @@
 """Runs a benchmark as its docstring shows, on data of a few rows."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+from helpers.forked import Job
 from helpers.rows import made_rows, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_benchmark(script, *words):
-    """Run ``benchmarks/<script>`` in a process of its own."""
-    command = [sys.executable, ROOT / "benchmarks" / script, *words]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
+    """Run ``benchmarks/<script>`` in a process of its own, and wait for its end."""
+    process = Job([str(word) for word in (ROOT / "benchmarks" / script, *words)], {}, processes=1)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return process
 
 
 def report_of(script, folder, *words):
