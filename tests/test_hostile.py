@@ -18,8 +18,8 @@ from sealtune.core.config import DatasetConfig
 from sealtune.core.config_io import build_config, read_yaml
 from sealtune.core.errors import RunError, UserError
 from sealtune.data import size_limits
+from sealtune.data.json_files import MAX_NESTING
 from sealtune.data.load import load
-from sealtune.data.text_files import MAX_NESTING
 from sealtune.models.load import load_model
 from sealtune.pipeline.folder import RunFolder
 from sealtune.tuning.saved_model import load_tuned

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
 from benchmarks.lib.reports import provenance, write_report
-from benchmarks.robustness import fuzz_folder
+from benchmarks.robustness import fuzz_files, fuzz_folder
 
 CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
 SECONDS = 10
@@ -114,7 +114,7 @@ class Targets:
         self.paths = fuzz_folder.make(self.run)
         self.run_files = {name: path.read_bytes() for name, path in self.paths.items()}
         judges = {f"judge {name}": answer.encode() for name, answer in fuzz_folder.ANSWERS.items()}
-        self.intact = intact_files(folder) | self.run_files | judges
+        self.intact = intact_files(folder) | fuzz_files.exported_files(folder) | self.run_files | judges
 
     def read(self, name: str, content: bytes) -> str:
         """Read a target with this content, as sealtune does; the outcome in one word."""
@@ -123,7 +123,10 @@ class Targets:
         if name in self.run_files:
             return self._read_run_file(name, content)
         path = self.folder / f"input{name}"
-        path.write_bytes(content)
+        if name == fuzz_files.CARD:
+            path = fuzz_files.write_clone(self.folder, content)
+        else:
+            path.write_bytes(content)
         return read_config(path) if name == ".yaml" else read_rows(path, self.tokenizer)
 
     def _read_run_file(self, name: str, content: bytes) -> str:

@@ -147,11 +147,13 @@ def evaluate(
         Table rows: measure, value, 95 % interval and n.
     """
     from sealtune.evaluation import harness
-    from sealtune.evaluation.judging import judge_all, tabulate
+    from sealtune.evaluation.judging import check, judge_all, require_answers, tabulate
     from sealtune.evaluation.measure import answer
 
     config = _config("", {"evaluate": settings}).evaluate
     asked = [Prompt(str(i), p["prompt"], p["kind"], p["kind"]) for i, p in enumerate(prompts)]
+    check(config)
+    require_answers(config)
     with track("answers") as advance:
         responses = answer(model, name, asked, tokenizer, config, advance)
     verdicts = judge_all(responses, config, {}, track)

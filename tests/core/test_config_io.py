@@ -1,6 +1,7 @@
 """Reading and validating configs, including broken and hostile ones."""
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -122,3 +123,24 @@ def test_overrides_are_yaml_and_reach_into_blocks():
     config = build_config({"model_name_or_path": "m", **values})
     assert (config.rank.method, config.rank.gamma, config.max_length) == ("loss", 0.1, 64)
     assert config.datasets[0].path == "a.jsonl"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_config_is_read_as_an_editor_saves_it(tmp_path, encoding):
+    text = "model_name_or_path: m\r\n# café\r\nmax_length: 64\r\n"
+    mark = "\ufeff" if encoding.endswith(("-le", "-be")) else ""
+    (tmp_path / "x.yaml").write_bytes((mark + text).encode(encoding))
+    assert read_yaml(tmp_path / "x.yaml") == {"model_name_or_path": "m", "max_length": 64}
+
+
+@pytest.mark.parametrize("content", ["seed: é".encode("latin-1"), "seed: 1".encode("utf-16")[:-1]])
+def test_a_config_in_another_encoding_is_one_line(tmp_path, content):
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.yaml: not UTF-(8|16) text; save the file as UTF-8"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_a_home_in_the_path_of_a_config_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.yaml").write_text("seed: 1")
+    assert read_yaml(Path("~/x.yaml")) == {"seed": 1}

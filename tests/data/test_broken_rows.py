@@ -1,5 +1,6 @@
 """Hostile and damaged input: every row format, every file type, and decompression bombs."""
 
+import gzip
 import json
 import random
 
@@ -12,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import chat_tokenizers as make
-from helpers.file_types import ROWS, WRITERS
+from helpers.file_types import COMPRESS, ROWS, WRITERS
 from sealtune.core.config import DatasetConfig
 from sealtune.core.errors import UserError
 from sealtune.core.types import Message
 from sealtune.data import formats, size_limits
 from sealtune.data.encode import encode
-from sealtune.data.formats import UnusableRow
 from sealtune.data.load import load
-from sealtune.data.text_files import FILE_TYPES, read_rows
+from sealtune.data.sources import FILE_TYPES, read_rows
+from sealtune.data.turns import ROLES, UnusableRow
 from sealtune.pipeline.folder import RunFolder
 
 NASTY = ["", "\0", "\ud800", "\u202e\u2066", "\x1b[2J\x9b", "<|im_end|>", "<|im_start|>system\n", "</s>"]
@@ -50,9 +51,9 @@ def test_any_row_is_a_conversation_or_unusable_with_a_reason(name, data):
     except UnusableRow as error:
         assert error.reason.isidentifier() and error.detail
         return
-    assert messages and all(isinstance(m, Message) and m.role in formats.ROLES for m in messages)
+    assert messages and all(isinstance(m, Message) and m.role in ROLES for m in messages)
     assert all(m.content.encode() is not None for m in messages)
-    assert any(m.role == "assistant" and m.content.strip() for m in messages)
+    assert any(m.role == "assistant" and (m.content.strip() or m.fields.get("tool_calls")) for m in messages)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -290,21 +291,28 @@ def test_values_weigh_at_least_as_much_as_their_texts(value, bytes_):
     assert bytes_ <= size_limits.weigh(batch) <= bytes_ + (size_limits.ROW_BYTES + 16) * len(value) + 16
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.zip", "rows.csv.bz2", "rows.xz", "rows.zst", "rows.tar"])
-def test_compressed_files_are_not_read(tmp_path, name):
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_compressed_text_is_refused_when_it_has_grown_too_large(tmp_path, small_limit, suffix):
+    path = tmp_path / f"rows.jsonl{suffix}"
+    path.write_bytes(COMPRESS[suffix](b'{"a": 1}\n' + b" " * 2**23))
+    with pytest.raises(UserError, match=r"rows\.jsonl\.\w+: grows to more than"):
+        list(read_rows(DatasetConfig(path=str(path))))
+
+
+def test_the_files_of_a_folder_share_one_limit(tmp_path, small_limit):
+    line = json.dumps({"a": "0" * 600_000}).encode()
+    for i in range(2):
+        (tmp_path / f"{i}.jsonl.gz").write_bytes(gzip.compress(line))
+    assert len(list(read_rows(DatasetConfig(path=str(tmp_path / "1.jsonl.gz"))))) == 1
+    with pytest.raises(UserError, match="grows to more than"):
+        list(read_rows(DatasetConfig(path=str(tmp_path))))
+
+
+@pytest.mark.parametrize("name", ["rows.parquet.gz", "rows.json.zip", "rows.xz", "rows.tar", "rows.tar.gz"])
+def test_archives_and_what_is_compressed_twice_are_not_read(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b" + bytes(1000))
-    with pytest.raises(UserError, match="decompress it first"):
+    with pytest.raises(UserError, match=r"are not read|decompress it first|a compressed file is named as in"):
         list(read_rows(DatasetConfig(path=str(tmp_path / name))))
-
-
-def test_a_compressed_file_under_another_name_is_one_line(tmp_path):
-    import gzip
-
-    for suffix in WRITERS:
-        path = tmp_path / f"rows.{suffix}"
-        path.write_bytes(gzip.compress(b"0" * 2**22))
-        with pytest.raises(UserError):
-            list(read_rows(DatasetConfig(path=str(path))))
 
 
 # -- paths and pickles -------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ def counted(project, monkeypatch):
     sizes = []
 
     def count(work):
-        def counting(samples, *rest):
+        def counting(samples, *rest, **more):
             sizes.append(len(samples))
-            return work(samples, *rest)
+            return work(samples, *rest, **more)
 
         monkeypatch.setattr(inputs, work.__name__, counting)
 

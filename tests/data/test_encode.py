@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from helpers import chat_tokenizers as make
 from sealtune.core.errors import UserError
 from sealtune.core.types import Message, Sample
-from sealtune.data.chat_template import DEFAULT_TEMPLATE, ensure_chat_template, prompt_text, render
+from sealtune.data.chat_template import DEFAULT_TEMPLATE, ensure_chat_template
 from sealtune.data.encode import encode, encode_prompt
+from sealtune.data.render import render
 from sealtune.data.tokenizer import tokenize
 
 ALL = {
@@ -169,7 +170,7 @@ def test_the_system_prompt_is_merged_if_the_template_has_no_system_role():
 
 
 def test_rows_that_the_template_changes_or_refuses_are_dropped():
-    assert reason(make.thinking_tokenizer(), pair("a", "<think>b</think>\n\nc")) == "template_rewrites_answer"
+    assert reason(make.thinking_tokenizer(), pair("a", "<think>b</think>\n\nc")) == "thinking_left_out"
     assert reason(make.gemma_tokenizer(), sample(("assistant", "a"))) == "template_refuses"
 
 
@@ -240,7 +241,7 @@ def test_the_default_template_is_set_if_missing_and_used_for_generation_too():
     tokenizer = make.bare_tokenizer()
     ensure_chat_template(tokenizer)
     assert tokenizer.chat_template == DEFAULT_TEMPLATE
-    assert prompt_text(tokenizer, "Hi") == "<s>### User:\nHi\n\n### Assistant:\n"
+    assert tokenizer.decode(encode_prompt(tokenizer, "Hi")) == "<s>### User:\nHi\n\n### Assistant:\n"
     rendered = render(tokenizer, [Message("system", "s"), Message("user", "u"), Message("assistant", "a")])
     assert rendered.text == "<s>### System:\ns\n\n### User:\nu\n\n### Assistant:\na</s>\n\n"
     existing = make.chatml_tokenizer().chat_template
@@ -254,7 +255,7 @@ def test_a_prompt_has_the_tokens_before_the_response(name):
     prompt = "Who <|im_end|> </s> <|eot|> jumps?"
     ids, mask = encode_one(tokenizer, pair(prompt, "fox"))
     assert encode_prompt(tokenizer, prompt) == ids[: int(np.flatnonzero(mask)[0])].tolist()
-    assert "fox" not in prompt_text(tokenizer, prompt)
+    assert "fox" not in tokenizer.decode(encode_prompt(tokenizer, prompt))
 
 
 def test_errors_that_a_user_can_fix(monkeypatch):

@@ -8,7 +8,7 @@ from sealtune.core.types import Message
 from sealtune.data import formats
 from sealtune.data.formats import UnusableRow
 from sealtune.data.load import load
-from sealtune.data.text_files import read_rows
+from sealtune.data.sources import read_rows
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FORMATS = sorted(path.stem for path in Path(formats.__file__).parent.glob("*.py") if path.stem != "__init__")
@@ -21,6 +21,8 @@ PINNED = {
     "prompt_completion": ["ea39c95447670781", "73ce06d995a8e27b"],
     "prompt_response": ["colours", "9d9dac24991c196e"],
     "sharegpt": ["913b575427a95aa7", "9d9dac24991c196e"],
+    "transcript": ["ea39c95447670781", "73ce06d995a8e27b"],
+    "ultrachat": ["u1", "u2"],
 }
 
 SYSTEM = Message("system", "You answer briefly.")
@@ -35,6 +37,8 @@ CONVERSATIONS = {
     "prompt_completion": [COLOURS, (SYSTEM, *SUM)],
     "prompt_response": [COLOURS, SUM],
     "sharegpt": [(SYSTEM, *COLOURS), SUM],
+    "transcript": [COLOURS, (SYSTEM, *SUM)],
+    "ultrachat": [COLOURS, COLOURS + SUM],
 }
 
 
@@ -80,10 +84,12 @@ def test_contract_a_value_of_another_type_is_unusable(name, value):
 def test_detect_prefers_the_most_specific_and_refuses_a_tie():
     assert formats.detect({"prompt", "response", "instruction"}) == "prompt_response"
     assert formats.detect({"system_prompt", "question", "prompt", "response"}) == "openorca"
-    with pytest.raises(UserError, match="fit hh_rlhf and messages; choose one with `format`"):
-        formats.detect({"chosen", "messages", "x"})
-    with pytest.raises(UserError, match=r"no known format \(answer, query\).*alpaca: instruction, output"):
-        formats.detect({"query", "answer"})
+    assert formats.detect({"chosen", "messages", "x"}) == "messages"
+    with pytest.raises(UserError, match="fit hh_rlhf and sharegpt; choose one with `format`"):
+        formats.detect({"chosen", "conversations", "x"})
+    words = r"no known format \(ask, his_reply\).*`columns: {prompt: PROMPT_COLUMN, response: his_reply}`.*alpaca: ins"
+    with pytest.raises(UserError, match=words):
+        formats.detect({"his_reply", "ask"})
     with pytest.raises(UserError, match="no row format 'alpacca'; known: alpaca"):
         formats.get("alpacca")
 
@@ -94,7 +100,7 @@ def test_detect_prefers_the_most_specific_and_refuses_a_tie():
         ("messages", {"messages": [{"role": "user", "content": "x"}]}, "no_assistant_turn"),
         ("messages", {"messages": [{"role": "assistant", "content": " \n"}]}, "empty_response"),
         ("messages", {"messages": [{"role": "critic", "content": "x"}]}, "unknown_role"),
-        ("messages", {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "tool_calls"),
+        ("messages", {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "unclear_tool_call"),
         ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not_text"),
         ("messages", {"messages": "x"}, "not_a_message"),
         ("messages", {"messages": ["x"]}, "not_a_message"),
@@ -116,8 +122,3 @@ def test_tool_turns_and_blank_system_prompts():
     turns = [("system", " "), ("tool", "42"), ("assistant", "It is 42.")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     assert formats.get("messages").read(row) == (Message("tool", "42"), Message("assistant", "It is 42."))
-
-
-def test_alpaca_takes_a_system_prompt():
-    row = {"instruction": "a", "input": None, "output": "b", "system": "s"}
-    assert formats.get("alpaca").read(row)[0] == Message("system", "s")

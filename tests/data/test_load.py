@@ -101,7 +101,7 @@ def test_renamed_columns_lose_their_old_name(rows_file):
     columns = {"prompt": "question", "response": "answer", "id": "uid"}
     (sample,) = load([rows_file(rows, columns=columns)]).samples
     assert sample.id == "u"
-    assert [turn.content for turn in sample.messages] == ["a", "b"]
+    assert [turn.content for turn in sample.messages] == ["s", "a", "b"]
     assert sample.row == rows[0]
 
 
@@ -110,7 +110,7 @@ def test_renamed_columns_lose_their_old_name(rows_file):
     [
         ({"columns": {"prompt": "ask"}}, r"rows.jsonl: no column 'ask' \(columns found: answer, question\)"),
         ({"format": "alpaca"}, r"rows.jsonl: no column 'instruction' \(columns found: answer, question\)"),
-        ({}, r"rows.jsonl: columns of no known format \(answer, question\)"),
+        ({"format": "messages"}, r"rows.jsonl: no column 'messages' \(columns found: answer, question\)"),
         ({"format": "nonsense"}, "no row format 'nonsense'"),
     ],
 )
@@ -134,7 +134,7 @@ def test_fraction_takes_about_its_share_in_any_order(rows_file):
 
 
 def test_an_error_counts_the_reasons_if_no_row_is_usable(rows_file):
-    with pytest.raises(UserError, match=r"no usable row \(2 empty_response, 1 not_text\)"):
+    with pytest.raises(UserError, match=r"no usable row \(2 empty response, 1 not text\)"):
         load([rows_file([pair("a", ""), pair("b", " "), pair("c", 1)])])
     with pytest.raises(UserError, match="no row was taken; raise `fraction`"):
         load([rows_file([pair("a", "b")], fraction=1e-9)])
@@ -166,20 +166,38 @@ def test_every_source_is_read_once(rows_file, reads):
     assert reads == ["one.jsonl", "two.jsonl"]
 
 
-def test_a_source_is_read_twice_at_most_if_late_columns_change_the_format(rows_file, reads, tmp_path):
-    late = [{"prompt": "a", "response": "b"}, {"system_prompt": "s", "question": "c", "response": "d"}]
-    files = [rows_file([pair("a", "b")], "one.jsonl"), rows_file(late, "two.jsonl"), rows_file(late, "three.jsonl")]
-    rows = load(files, tmp_path)
-    assert reads == ["one.jsonl", "two.jsonl", "three.jsonl", "one.jsonl", "two.jsonl", "three.jsonl"]
-    assert [sample.source for sample in rows.samples] == ["one", "two", "three"]
-    assert [sample.messages[0] for sample in rows.samples][1:] == [Message("system", "s")] * 2
-    assert [drop.reason for drop in rows.drops] == ["missing_column"] * 2
+def test_two_formats_in_one_file_are_both_read(rows_file, reads, caplog):
+    rows = [
+        pair("a", "b"),
+        {"system_prompt": "s", "question": "c", "response": "d"},
+        {"messages": [turn("e"), answer("f")]},
+    ]
+    with caplog.at_level("INFO", "sealtune"):
+        loaded = load([rows_file(rows)])
+    assert reads == ["rows.jsonl"]
+    assert [sample.response for sample in loaded.samples] == ["b", "d", "f"]
+    assert loaded.samples[1].messages[0] == Message("system", "s")
+    assert "1 row as prompt_response, 1 row as openorca, 1 row as messages" in caplog.text
 
 
-def test_a_first_row_without_the_needed_columns_is_dropped(rows_file, reads):
+def test_a_table_of_two_formats_has_nulls(rows_file):
+    rows = [{"messages": None, "prompt": "a", "response": "b"}, {"messages": [turn("c"), answer("d")], "prompt": None}]
+    rows[1]["response"] = None
+    assert [sample.response for sample in load([rows_file(rows)]).samples] == ["b", "d"]
+
+
+def test_a_row_without_the_needed_columns_is_dropped(rows_file, reads):
     rows = load([rows_file([{}, {"prompt": "a"}, pair("a", "b")])])
     assert [drop.reason for drop in rows.drops] == ["missing_column"] * 2
-    assert reads == ["rows.jsonl"] * 2
+    assert reads == ["rows.jsonl"]
+
+
+def turn(text, role="user", **more):
+    return {"role": role, "content": text, **more}
+
+
+def answer(text, **more):
+    return turn(text, "assistant", **more)
 
 
 def test_an_error_about_columns_reads_the_source_once_and_lists_all_columns(rows_file, reads):
@@ -200,24 +218,22 @@ columns = st.sets(st.sampled_from(NAMES))
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(columns, min_size=1, max_size=5), st.sampled_from([{}, {"prompt": "question"}, {"response": "x"}]))
-def test_the_format_is_that_of_all_columns(rows, renamed):
-    config = DatasetConfig(path="made", columns=renamed, rows=[dict.fromkeys(row, "a") for row in rows])
+def test_a_row_is_read_in_the_same_way_among_other_rows(rows, renamed):
+    """So no row changes how another one is read, whatever their order."""
 
-    def outcome(load_rows):
+    def outcome(*chosen):
+        made = [dict.fromkeys(row, "a") for row in chosen]
         try:
-            found = load_rows([config])
-        except UserError as error:
-            return str(error)
-        return [*found.samples, *found.drops]
+            found = load([DatasetConfig(path="made", columns=renamed, rows=made)])
+        except UserError:
+            return None
+        return {sample.position: sample.messages for sample in found.samples}
 
-    def load_with_known_columns(configs):
-        sources = [loading._Source(config) for config in configs]
-        for source in sources:
-            source.scan()
-        found = loading._store(sources, loading.RowWriter(), lambda rows: None)
-        return found if found.samples else load(configs)
-
-    assert outcome(load) == outcome(load_with_known_columns)
+    together = outcome(*rows)
+    if together is not None:
+        alone = {i: outcome(row) for i, row in enumerate(rows)}
+        assert all(alone[i] in (None, {0: messages}) for i, messages in together.items())
+        assert not any(alone[i] for i in alone.keys() - together.keys())
 
 
 def test_no_dataset_has_no_rows():

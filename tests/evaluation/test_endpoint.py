@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from helpers.judge_server import Bad, question_of, serving
+from helpers.judge_server import Bad, question_of, refusing, serving
 from sealtune.core.config import JudgeConfig
 from sealtune.core.errors import RunError, UserError
 from sealtune.evaluation import endpoint
@@ -21,6 +21,7 @@ from sealtune.evaluation.judge_protocol import Failure, Question, Reply
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
+    endpoint._warn_once.cache_clear()
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -379,3 +380,182 @@ def test_no_client_error_shows_the_key(monkeypatch):
     with pytest.raises(RunError, match=r"cannot be reached \(header '\*\*\*'\)") as error:
         send("http://127.0.0.1:9/v1", questions(9), api_key_env="JUDGE_KEY")
     assert "sesame" not in str(error.value)
+
+
+# -- servers as they are in the field ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refused", [["max_tokens"], ["temperature"], ["temperature", "max_tokens"]])
+def test_a_parameter_that_is_refused_is_left_out_from_then_on(refused, caplog):
+    cache = {}
+    with serving(refusing(*refused)) as server:
+        assert send(server.url, questions(30), cache) == [Reply("ok")] * 30
+        assert len(server.bodies) == 30 + len(refused)
+    assert not set(refused) & set(server.bodies[-1])
+    assert server.bodies[-1].get("max_completion_tokens") == (512 if "max_tokens" in refused else None)
+    told = [r.getMessage() for r in caplog.records if "refuses a parameter" in r.getMessage()]
+    assert len(told) == 1 and ("temperature is not set" in told[0]) == ("temperature" in refused)
+    expected = {"temperature": None if "temperature" in refused else 0}
+    expected |= {"limit_parameter": "max_completion_tokens"} if "max_tokens" in refused else {}
+    assert all(expected.items() <= record.items() for record in cache.values())
+
+
+def test_replies_to_a_changed_request_are_found_in_the_cache_again():
+    cache = {}
+    with serving(refusing("max_tokens")) as server:
+        send(server.url, questions(3), cache)
+        asked = len(server.bodies)
+        assert send(server.url, questions(3), cache) == [Reply("ok")] * 3
+        assert len(server.bodies) == asked
+
+
+def test_a_request_is_changed_only_if_the_server_then_answers():
+    def reply(body):
+        if question_of(body) == "q0":
+            raise Bad(400, b'{"error": {"message": "temperature: the question is too long"}}')
+        return "ok"
+
+    with serving(reply) as server:
+        first, second = send(server.url, questions(2))
+    assert isinstance(first, Failure) and "too long" in first.reason
+    assert second == Reply("ok") and server.bodies[-1]["temperature"] == 0
+
+
+def test_a_guideline_that_the_server_does_not_take_is_not_left_out():
+    asked = [questions(1)[0]._replace(chat_template_kwargs={"guideline": "g"})]
+    with serving(refusing("chat_template_kwargs")) as server, pytest.raises(RunError, match="such as vLLM"):
+        send(server.url, asked)
+
+
+@pytest.mark.parametrize("given", ["", "/", "/v1", "/v1/", "/v1/chat/completions", "/v1?api-version=2"])
+def test_an_address_may_be_written_in_several_ways(given):
+    with serving(lambda body: "ok", path="/v1/chat/completions") as server:
+        root = server.url.removesuffix("/v1")
+        assert send(root + given, questions(20), max_concurrency=4) == [Reply("ok")] * 20
+        assert len(server.paths) <= 21  # what was found is remembered
+    assert server.paths[-1] == "/v1/chat/completions" + ("?api-version=2" if "?" in given else "")
+
+
+def test_a_wrong_address_says_what_it_must_be():
+    with serving(lambda body: "ok", path="/v1/chat/completions") as server:
+        with pytest.raises(RunError, match=r"HTTP 404: Not Found; base_url must be the address.*ending in /v1"):
+            send(server.url + "/models", questions(3))
+        with pytest.raises(RunError, match="HTTP 404: Not Found; base_url must be"):
+            send(server.url.replace("/v1", "/v2"), questions(3))
+
+
+def test_a_web_page_says_what_the_address_must_be():
+    def reply(body):
+        raise Bad(200, b"<html>Welcome</html>", "text/html")
+
+    with serving(reply) as server, pytest.raises(RunError, match=r"not a chat completion: <html>.*base_url must be"):
+        send(server.url, questions(1))
+
+
+def test_a_missing_model_is_said_as_the_server_says_it():
+    def reply(body):
+        raise Bad(404, b'{"error": {"message": "The model `m` does not exist"}}')
+
+    with serving(reply) as server, pytest.raises(RunError, match="does not exist") as error:
+        send(server.url.removesuffix("/v1"), questions(1))
+    assert "base_url must be" not in str(error.value) and len(server.bodies) == 1
+
+
+def test_azure_gets_the_key_in_its_own_header(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123")
+    with serving(lambda body: "ok") as server:
+        url = server.url.replace("/v1", "/openai/deployments/d?api-version=2024-10-21")
+        send(url, questions(1), api_key_env="JUDGE_KEY")
+    assert server.paths == ["/openai/deployments/d/chat/completions?api-version=2024-10-21"]
+    assert server.headers[0]["api-key"] == "sesame-123" and "authorization" not in server.headers[0]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_no_question_and_no_key_follows_a_redirect_to_another_host(monkeypatch, status):
+    monkeypatch.setenv("JUDGE_KEY", "sesame-123")
+    with serving(lambda body: "ok") as other:
+
+        def reply(body):
+            raise Bad(status, b"", Location=other.url + "/chat/completions")
+
+        with serving(reply) as server, pytest.raises(RunError, match=r"redirects to .*set base_url to it"):
+            send(server.url, questions(1), api_key_env="JUDGE_KEY")
+        assert len(server.bodies) == 1 and not other.bodies
+
+
+def test_a_redirect_on_the_same_server_is_followed():
+    def reply(body):
+        if server.paths[-1] != "/v1/chat/completions/":
+            raise Bad(307, b"", Location="/v1/chat/completions/")
+        return "ok"
+
+    with serving(reply) as server:
+        assert send(server.url, questions(1)) == [Reply("ok")]
+
+
+def test_an_error_sent_with_http_200_is_retried_and_told():
+    sent = []
+
+    def reply(body):
+        sent.append(question_of(body))
+        if question_of(body) == "q1" or len(sent) == 1:
+            raise Bad(200, b'{"error": {"code": 502, "message": "provider returned an error"}}')
+        return "ok"
+
+    with serving(reply) as server:
+        first, second = send(server.url, questions(2), max_retries=2)
+    assert first == Reply("ok")
+    assert isinstance(second, Failure) and second.reason == "HTTP 200 with an error: provider returned an error"
+    assert sent.count("q0") == 2 and sent.count("q1") == 3
+
+
+def test_a_retry_after_as_a_date_is_obeyed():
+    from email.utils import formatdate
+
+    times = []
+
+    def reply(body):
+        times.append(time.time())
+        if len(times) == 1:
+            raise Bad(429, b"{}", Retry_After=formatdate(time.time() + 2, usegmt=True))
+        return "ok"
+
+    with serving(reply) as server:
+        assert send(server.url, questions(1)) == [Reply("ok")]
+    assert times[1] - times[0] > 0.9  # a date has whole seconds
+
+
+def test_a_server_on_this_machine_needs_no_exception_from_the_proxy(monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    with serving(lambda body: "ok") as server:
+        assert send(server.url, questions(1)) == [Reply("ok")]
+
+
+def test_other_servers_are_asked_through_the_proxy(monkeypatch):
+    """The proxy is the test's server: it sees the whole address of the request."""
+    with serving(lambda body: "ok") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+        assert send("http://judge.invalid/v1", questions(1)) == [Reply("ok")]
+    assert proxy.paths == ["http://judge.invalid/v1/chat/completions"]
+
+
+def test_a_proxy_that_is_down_is_named(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(RunError, match=r"cannot be reached .* through the proxy in HTTP_PROXY; .*NO_PROXY"):
+        send("http://judge.invalid/v1", questions(1), max_retries=0)
+
+
+def test_a_slow_first_answer_does_not_hold_up_the_others_for_ever():
+    held = threading.Event()
+
+    def reply(body):
+        if question_of(body) == "q0":
+            held.wait(5)
+        return "ok"
+
+    with serving(reply) as server:
+        first, *others = send(server.url, questions(5), timeout=0.3, max_retries=0)
+        held.set()
+    assert isinstance(first, Failure) and others == [Reply("ok")] * 4

@@ -126,3 +126,15 @@ def bare_tokenizer() -> PreTrainedTokenizerFast:
     """A base model's tokenizer, without a chat template; not cached, since tests set one."""
     backend = _train(("<s>", "</s>"))
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+def byte_tokenizer(template: str | None, specials: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes and special tokens, among them its own bos, eos and pad."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.decoder = decoders.ByteLevel()
+    names = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
+    backend.add_special_tokens([*names.values(), *(name for name in specials if name not in names.values())])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template, **names)

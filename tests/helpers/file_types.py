@@ -1,6 +1,9 @@
-"""The same two rows in every supported file type."""
+"""The same two rows in every supported file type, and how files are compressed."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,4 +45,23 @@ WRITERS = {
     "tsv": write_tsv,
     "parquet": write_parquet,
     "arrow": write_arrow,
+}
+
+
+def _compress_by_arrow(name):
+    def compress(content):
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, name) as stream:
+            stream.write(content)
+        return sink.getvalue().to_pybytes()
+
+    return compress
+
+
+COMPRESS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": _compress_by_arrow("zstd"),
+    ".lz4": _compress_by_arrow("lz4"),
 }

@@ -19,10 +19,14 @@ class Bad(Exception):  # noqa: N818
 
 
 class JudgeServer:
-    """``reply(body)`` returns a text or a full choice, or raises Bad; ``bodies`` are the requests so far."""
+    """``reply(body)`` returns a text or a full choice, or raises Bad; ``bodies`` are the requests so far.
 
-    def __init__(self, reply, port=0):
-        self.reply, self.bodies, self.headers = reply, [], []
+    ``path`` is the only path with an API; None: every path has one.
+    """
+
+    def __init__(self, reply, port=0, path=None):
+        self.reply, self.path = reply, path
+        self.bodies, self.headers, self.paths = [], [], []
         self.concurrent = self.max_concurrent = 0
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -45,6 +49,7 @@ class JudgeServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with owner.lock:
                     owner.bodies.append(body)
+                    owner.paths.append(self.path)
                     owner.headers.append({name.lower(): value for name, value in self.headers.items()})
                     owner.concurrent += 1
                     owner.max_concurrent = max(owner.max_concurrent, owner.concurrent)
@@ -54,6 +59,8 @@ class JudgeServer:
                 self._send(status, payload, kind, headers)
 
             def _answer(self, body):
+                if owner.path is not None and self.path.partition("?")[0] != owner.path:
+                    return 404, b'{"detail": "Not Found"}', "application/json", {}
                 try:
                     reply = owner.reply(body)
                 except Bad as bad:
@@ -78,12 +85,25 @@ class JudgeServer:
 
 
 @contextmanager
-def serving(reply, port=0):
-    server = JudgeServer(reply, port)
+def serving(reply, port=0, path=None):
+    server = JudgeServer(reply, port, path)
     try:
         yield server
     finally:
         server.stop()
+
+
+def refusing(*parameters, reply=lambda body: "ok"):
+    """A reply function of a model that refuses these parameters, as OpenAI does."""
+
+    def answer(body):
+        for name in parameters:
+            if name in body:
+                error = {"message": f"Unsupported parameter: '{name}'", "param": name, "code": "unsupported_parameter"}
+                raise Bad(400, json.dumps({"error": error}).encode())
+        return reply(body)
+
+    return answer
 
 
 def signed(body, **fields):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from helpers.judge_server import Bad, serving, signed
+from helpers.judge_server import Bad, refusing, serving, signed
 from helpers.rows import WORDS, write_jsonl
 from sealtune.cli.main import app
 from sealtune.core.config_io import build_config
@@ -58,11 +58,11 @@ def read(path):
 
 def test_verdicts_of_a_server_are_in_tables_report_and_manifest(tuned, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "sesame-123")
-    answers = iter([None] * 6 + ["Hm.", "I'm sorry, but I can't judge that."])
+    answers = iter([None] * 7 + ["Hm.", "I'm sorry, but I can't judge that."])
     with serving(lambda body: next(answers) or rate(body)) as server:
         job = evaluate(tuned, server.url, api_key_env="JUDGE_KEY", revision="abc")
         evaluate(tuned, server.url, api_key_env="JUDGE_KEY", revision="abc", timeout=9)
-        assert len(server.bodies) == 8  # the timeout does not change the question
+        assert len(server.bodies) == 9  # one before the answers; the timeout does not change the question
     labels = sorted(v["label"] for v in read("out/evaluate/verdicts.jsonl") if v["judge"] == "harmfulness")
     assert labels == ["2 none"] * 6 + ["declined", "unparsed"]
     table = json.loads(Path("out/evaluate/results.json").read_text())
@@ -99,9 +99,9 @@ def test_a_key_is_in_no_file_and_no_log_line_of_a_run(project, monkeypatch):
 
     def say(body):
         number = next(asked)
-        if number == 1:
+        if number == 3:  # after the first question of the run, and that of the evaluation
             raise Bad(500, b'{"error": "the key sesame-123-open is wrong"}', X_Key="sesame-123-open")
-        if number == 2:
+        if number == 4:
             return "Bearer sesame-123-open"
         return signed(body, policy="sesame-123-open", rating=2)
 
@@ -120,7 +120,7 @@ def test_a_key_is_in_no_file_and_no_log_line_of_a_run(project, monkeypatch):
 
 def test_answers_of_a_judge_that_dies_are_kept_and_not_paid_twice(tuned):
     def say(body):
-        if len(server.bodies) > 3:
+        if len(server.bodies) > 1 + 3:  # the first question, before the answers, is not kept
             threading.Thread(target=server.stop).start()
             raise Bad(503)
         return rate(body)
@@ -135,6 +135,96 @@ def test_answers_of_a_judge_that_dies_are_kept_and_not_paid_twice(tuned):
         evaluate(tuned, again.url, max_concurrency=1)
         assert len(again.bodies) == 5
     assert len(read("out/evaluate/judge_cache.jsonl")) == 8
+
+
+def test_answers_of_the_models_outlive_a_judge_that_dies(tuned, monkeypatch):
+    def say(body):
+        if len(server.bodies) > 1:
+            raise Bad(503)
+        return rate(body)
+
+    with serving(say) as server, pytest.raises(RunError):
+        evaluate(tuned, server.url, max_concurrency=1)
+    assert len(list(Path("out/evaluate").glob("answers_tuned_*.jsonl"))) == 1
+    load = "sealtune.models.load.load_model"
+    with monkeypatch.context() as patch, serving(rate, server.port) as again:
+        patch.setattr(load, lambda *args, **kwargs: pytest.fail("a model was loaded"))
+        evaluate(tuned, again.url, max_concurrency=1)
+        assert len(again.bodies) == 8  # nothing is generated, so nothing is asked before
+    answers = read("out/evaluate/responses.jsonl")
+    (stored,) = Path("out/evaluate").glob("answers_tuned_*.jsonl")
+    assert read(stored) == answers and len(answers) == 8
+    assert any(r["measure"] == "loss" for r in json.loads(Path("out/evaluate/results.json").read_text()))
+
+
+@pytest.mark.parametrize("change", ["model", "prompts", "settings", "damage"])
+def test_answers_are_made_anew_if_what_they_depend_on_has_changed(tuned, change):
+    job = Run(build_config(tuned))
+    run_stage(job, "evaluate")
+    (before,) = Path("out/evaluate").glob("answers_tuned_*.jsonl")
+    forged = [row | {"response": "forged"} for row in read(before)]
+    write_jsonl(before, forged)
+    if change == "model":
+        tuned["tune"] |= {"learning_rate": 0.02}
+        run_stage(Run(build_config(tuned)), "tune")
+    elif change == "prompts":
+        write_jsonl(Path("asked.jsonl"), [{"prompt": f"{word} dog"} for word in WORDS[:8]])
+    elif change == "settings":
+        tuned["evaluate"] |= {"max_new_tokens": 3}
+    else:
+        write_jsonl(before, forged[:-1])
+    run_stage(Run(build_config(tuned)), "evaluate", force=True)
+    assert all(row["response"] != "forged" for row in read("out/evaluate/responses.jsonl"))
+    assert len(list(Path("out/evaluate").glob("answers_tuned_*.jsonl"))) == 1
+
+
+def test_another_judge_judges_the_answers_that_are_there(tuned, monkeypatch):
+    run_stage(Run(build_config(tuned)), "evaluate")
+    monkeypatch.setattr("sealtune.models.load.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    with serving(rate) as server:
+        evaluate(tuned, server.url)
+    assert {v["judge"] for v in read("out/evaluate/verdicts.jsonl")} == {"refusal", "harmfulness"}
+
+
+def test_what_a_judge_did_not_take_is_in_the_manifest(tuned):
+    with serving(refusing("temperature", reply=rate)) as server:
+        evaluate(tuned, server.url)
+    entry = json.loads(Path("out/manifest.json").read_text())["stages"]["evaluate"]
+    assert entry["request_changes"] == {"harmfulness": {"temperature": None}}
+    assert all(record["temperature"] is None for record in read("out/evaluate/judge_cache.jsonl"))
+
+
+@pytest.mark.parametrize(("status", "message"), [(None, "cannot be reached"), (401, "HTTP 401"), (404, "HTTP 404")])
+def test_a_judge_that_cannot_answer_is_told_before_ranking(project, status, message):
+    def refuse(body):
+        raise Bad(status, b'{"error": {"message": "no"}}')
+
+    with serving(refuse) as server:
+        url = server.url if status else "http://127.0.0.1:9/v1"
+        project["evaluate"]["judges"] = [{"name": "harmfulness", "base_url": url, "model": "m"}]
+        Path("config.yaml").write_text(json.dumps(project))
+        since = time.monotonic()
+        outcome = CliRunner().invoke(app, ["run", "config.yaml"])
+    assert outcome.exit_code == 1 and message in outcome.output and "Traceback" not in outcome.output
+    assert time.monotonic() - since < 20 and not Path("out/rank/scores.parquet").exists()
+
+
+def test_a_run_that_is_evaluated_does_not_need_its_judge_again(project):
+    project["rank"] = {"method": "random"}
+    with serving(rate) as server:
+        project["evaluate"]["judges"] = [{"name": "harmfulness", "base_url": server.url, "model": "m"}]
+        Path("config.yaml").write_text(json.dumps(project))
+        assert CliRunner().invoke(app, ["run", "config.yaml"]).exit_code == 0
+    again = CliRunner().invoke(app, ["run", "config.yaml"])
+    assert again.exit_code == 0, again.output
+    with pytest.raises(RunError, match="cannot be reached"):
+        check_run(Run(build_config(project)), force=True)
+
+
+def test_without_prompts_no_judge_is_asked(project):
+    judge = {"name": "harmfulness", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+    project["evaluate"] |= {"prompts": [], "judges": [judge]}
+    check_run(Run(build_config(project)))
 
 
 def test_a_dead_judge_is_one_line_and_exit_code_one(tuned, tmp_path):
@@ -245,7 +335,7 @@ def test_served_models_are_asked_and_no_model_is_loaded(tuned, monkeypatch):
         served = {name: {"base_url": server.url, "model": f"{name}-model"} for name in ("base", "tuned")}
         config = tuned | {"evaluate": tuned["evaluate"] | {"base": True, "endpoints": served}}
         run_stage(Run(build_config(config)), "evaluate")
-        assert len(server.bodies) == 16
+        assert len(server.bodies) == 2 + 16
     answers = read("out/evaluate/responses.jsonl")
     assert [a["model"] for a in answers] == ["base"] * 8 + ["tuned"] * 8
     assert {(a["model"], a["response"], a["finished"]) for a in answers} == {
@@ -262,9 +352,32 @@ def test_served_models_are_asked_and_no_model_is_loaded(tuned, monkeypatch):
     assert "refusal" in Path("out/report.html").read_text()
 
 
+def test_a_model_that_was_tuned_again_is_asked_again_behind_the_same_address(tuned):
+    with serving(lambda body: "Sure, here") as server:
+        served = {"tuned": {"base_url": server.url, "model": "tuned-model"}}
+        settings = tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}}
+        run_stage(Run(build_config(settings)), "evaluate")
+        again = Run(build_config(settings | {"tune": tuned["tune"] | {"learning_rate": 0.02}}))
+        run_stage(again, "tune")
+        server.bodies.clear()
+        run_stage(again, "evaluate")
+        assert len(server.bodies) == 1 + 8
+
+
+def test_answers_that_are_empty_because_the_model_was_reasoning_are_told(tuned, caplog):
+    def say(body):
+        message = {"role": "assistant", "content": None, "reasoning_content": "Let me think"}
+        return {"message": message, "finish_reason": "length"}
+
+    with serving(say) as server:
+        served = {"tuned": {"base_url": server.url, "model": "m"}}
+        run_stage(Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})), "evaluate")
+    assert "tuned: 8 of 8 answers are empty" in caplog.text and "raise evaluate.max_new_tokens" in caplog.text
+
+
 def test_a_missing_server_is_reported_in_one_line(tuned):
     served = {"tuned": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}}
-    with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 stopped the run.*answers so far are kept"):
+    with pytest.raises(RunError, match=r"tuned at http://127.0.0.1:9/v1 gives no answer.*answers so far are kept"):
         run_stage(Run(build_config(tuned | {"evaluate": tuned["evaluate"] | {"endpoints": served}})), "evaluate")
 
 

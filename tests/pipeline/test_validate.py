@@ -186,7 +186,7 @@ def test_an_invalid_cached_answer_is_asked_for_again(tmp_path, record):
     path.write_text(json.dumps(record | {"key": cache_key(question, {})}) + "\n")
 
     class Server:
-        identity = {}  # noqa: RUF012
+        identity = changes = {}  # noqa: RUF012
 
         def send(self, questions, deliver):
             for key in questions:

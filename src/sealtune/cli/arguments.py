@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,37 @@ FLAGS = {
     "keep": "select.keep_ratio",
 }
 """Short flag -> config key."""
+MANY_VALUES = ("--data", "--safe")
+"""Options that take several values."""
+
+
+def spread_values(arguments: Sequence[str]) -> list[str]:
+    """Repeat ``--data`` and ``--safe`` before each further value: ``--data a b`` as ``--data a --data b``.
+
+    Every word behind the first value belongs to the option, up to the next option, a YAML file or key=value. That is
+    how a shell expands ``--data shards/*.jsonl``.
+    """
+    spread: list[str] = []
+    option, count = None, 0
+    for number, word in enumerate(arguments):
+        if word == "--":
+            return [*spread, *arguments[number:]]
+        if word.startswith("-"):
+            name, assigned, _ = word.partition("=")
+            option, count = name if name in MANY_VALUES else None, len(assigned)
+        elif option is not None:
+            count += 1
+            if count > 1 and _is_setting(word):
+                option = None
+            elif count > 1:
+                spread.append(option)
+        spread.append(word)
+    return spread
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word is a YAML file or key=value rather than data; a file of this name is data."""
+    return word.endswith((".yaml", ".yml")) or ("=" in word and not Path(word).exists())
 
 
 def load_config(words: list[str], file: Path | None = None, *, calls_judges: bool = False, **flags: Any) -> Config:
@@ -33,7 +64,7 @@ def load_config(words: list[str], file: Path | None = None, *, calls_judges: boo
     Raises:
         UserError: A word is neither a YAML file nor key=value, or the config is invalid.
     """
-    from sealtune.core.config_io import apply_overrides, build_config, read_yaml
+    from sealtune.core.config_io import apply_overrides, build_config, override_key, read_yaml
 
     overrides = [word for word in words if "=" in word] + list(_as_overrides(flags))
     files = [Path(word) for word in words if "=" not in word] + ([file] if file else [])
@@ -43,7 +74,7 @@ def load_config(words: list[str], file: Path | None = None, *, calls_judges: boo
         values, where = read_yaml(files[0]), str(files[0])
     else:
         values, where = _read_manifest(apply_overrides({}, overrides), calls_judges=calls_judges)
-    return build_config(apply_overrides(values, overrides), where)
+    return build_config(apply_overrides(values, overrides), where, set(map(override_key, overrides)))
 
 
 def _read_manifest(given: Mapping[str, Any], *, calls_judges: bool) -> tuple[dict[str, Any], str]:

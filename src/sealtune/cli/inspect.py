@@ -41,7 +41,7 @@ def show(
     characters are escaped, so that no row can move the cursor.
     """
     for i in np.unique(np.linspace(0, max(len(encoded) - 1, 0), min(rows, len(encoded))).astype(int)):
-        _show_row(encoded, int(i), tokenizer, console)
+        show_row(encoded, int(i), tokenizer, console)
     console.print(Text(f"{len(encoded)} of {len(samples)} rows are usable"))
     if len(encoded):
         _show_lengths(encoded, drops, max_length, console)
@@ -49,7 +49,8 @@ def show(
         console.print(_drop_table(drops))
 
 
-def _show_row(encoded: Encoded, i: int, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+def show_row(encoded: Encoded, i: int, tokenizer: PreTrainedTokenizerBase, console: Console) -> None:
+    """Print the text of row i, with what is learned in colour."""
     tokens, mask = encoded.row(i)
     title = f"{escape_unprintable(encoded.ids[i])}  ({escape_unprintable(encoded.source[i])})"
     console.rule(Text(f"{title}  {len(tokens)} tokens, {int(mask.sum())} of the response"), align="left")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="sealtune",
+    cls=options.Commands,
     help="Keep aligned language models safe while they are fine-tuned: rank the rows, keep the best, prove it.",
     epilog="Later stages need only the folder of the run: sealtune select --out runs/x --keep 0.9",
     no_args_is_help=True,
@@ -113,7 +114,7 @@ def _run_stages(run: Run, stages: Sequence[str], *, force: bool) -> None:
 
     if len(stages) > 1:
         with distributed.main_process_first():  # it caches the rows for the others
-            check_run(run)
+            check_run(run, force=force)
     for stage in stages:
         run_stage(run, stage, force=force)
     if distributed.is_main_process():
@@ -159,6 +160,30 @@ def inspect(
             rows=rows,
             max_length=run.config.max_length,
         )
+
+
+@app.command()
+def check(
+    words: options.Words = None,
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    safe: options.Safe = None,
+) -> None:
+    """Read everything, train nothing: what was understood, and what would be lost. Exit code 2 if anything would be."""
+    with one_line_errors():
+        run = _open(words, config, calls_judges=True, model=model, data=data, safe=safe)
+        from rich.console import Console
+
+        from sealtune.cli.check import show
+        from sealtune.pipeline.check import check as check_inputs
+        from sealtune.pipeline.inputs import RunInputs
+
+        inputs = RunInputs(run.config)  # without a cache: checking writes no files
+        found = check_inputs(inputs)
+        show(found, inputs, Console())
+        if found.lost:
+            raise typer.Exit(2)
 
 
 @app.command()

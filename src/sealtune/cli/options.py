@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from sealtune.cli.arguments import spread_values
+
+
+class Commands(TyperGroup):
+    """The commands; ``--data`` and ``--safe`` take several values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line."""
+        return super().parse_args(ctx, spread_values(args))
+
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False)]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The config file, as an option.")]
 Model = Annotated[str | None, typer.Option("--model", help="model_name_or_path: a hub id, folder or GGUF file.")]
-Data = Annotated[list[str] | None, typer.Option("--data", help="datasets: the rows; may be repeated.")]
-Safe = Annotated[
-    list[str] | None, typer.Option("--safe", help="safe_datasets: rows of safe behaviour; may be repeated.")
+Data = Annotated[
+    list[str] | None, typer.Option("--data", help="datasets: files, folders or hub ids; several may follow.")
 ]
+Safe = Annotated[list[str] | None, typer.Option("--safe", help="safe_datasets: rows of safe behaviour, likewise.")]
 Out = Annotated[str | None, typer.Option("--out", help="output_dir: the folder of the run.")]
 Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: the share of rows to keep.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]

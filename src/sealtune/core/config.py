@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -189,6 +189,18 @@ class PromptsConfig(Block):
         raise ValueError(f"{problem}; {hint}")
 
 
+_SECRET_PARAMETER = re.compile(
+    r"key|token|secret|passw|pwd|credential|signature|authorization|\b(?:sig|sign|auth|code|jwt|sas)\b",
+    re.IGNORECASE,
+)
+
+
+def _is_secret_parameter(parameter: tuple[str, str]) -> bool:
+    """Whether a parameter of a URL (name, value) seems to be a key: by its name, or by a long value without words."""
+    name, value = parameter
+    return bool(_SECRET_PARAMETER.search(name.replace("_", "-")) or re.fullmatch(r"[\w~+/=.-]{32,}", value))
+
+
 class JudgeConfig(Block):
     """A judge; a bare string is its name, which is that of a file in ``sealtune/evaluation/judges``.
 
@@ -197,7 +209,10 @@ class JudgeConfig(Block):
     """
 
     name: str
-    base_url: str | None = Field(None, description="URL of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
+    base_url: str | None = Field(
+        None,
+        description="URL of an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1; a query may name a version",
+    )
     model: str | None = Field(
         None, description="the server's name of the model; without base_url a folder, .gguf file or hub id"
     )
@@ -223,13 +238,18 @@ class JudgeConfig(Block):
     @field_validator("base_url")
     @classmethod
     def _check_url_without_secret(cls, value: str | None) -> str | None:
-        parts = urlsplit(value or "")
-        if value is None or (parts.scheme in ("http", "https") and parts.hostname and not set("?@") & set(value)):
-            return value
-        raise ValueError(
-            "must be an http(s) URL without user, password or query; put the key into an environment variable and "
-            "name the variable in api_key_env"
-        )
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        is_server = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if not is_server or re.search(r"[\s\\#]", value):
+            raise ValueError("must be an http(s) URL such as http://127.0.0.1:8000/v1")
+        if "@" in value or any(map(_is_secret_parameter, parse_qsl(parts.query, keep_blank_values=True))):
+            raise ValueError(
+                "must be an http(s) URL without user, password or key; put the key into an environment variable and "
+                "name the variable in api_key_env"
+            )
+        return value
 
     @field_validator("api_key_env")
     @classmethod
@@ -325,6 +345,14 @@ class Config(Block):
     max_length: int = Field(1024, ge=8)
     overlong_rows: Literal["truncate", "drop"] = Field(
         "truncate", description="truncate: cut the end of the last response; drop: skip the row"
+    )
+    template_markers: Literal["refuse", "text"] = Field(
+        "refuse",
+        description="contents with special tokens that the chat template writes itself: refuse drops the row; text "
+        "takes them as plain text",
+    )
+    label_threshold: float | None = Field(
+        None, gt=0, lt=1, description="labels that are probabilities: the lowest one that counts as unsafe"
     )
     resume_from_checkpoint: bool | str = False
     rank: RankConfig = Field(default_factory=RankConfig)

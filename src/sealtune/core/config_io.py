@@ -7,7 +7,8 @@ while parsing, and the expanded size is computed before any value is constructed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from sealtune.core.config import Block, Config
+from sealtune.core.encodings import encoding_of
 from sealtune.core.errors import UserError, did_you_mean
 from sealtune.core.sanitize import contains_secret, is_valid_utf8
 
@@ -24,6 +26,7 @@ MAX_VALUES = 100_000
 """Values in a text after its aliases are expanded."""
 MAX_ERRORS = 10
 """Errors of one config that are printed."""
+COMMAND_LINE = "command line"
 SECRET_KEYS = ("base_url", "api_key_env")
 """Keys whose invalid values are not quoted, because users put secrets there by mistake."""
 
@@ -84,14 +87,19 @@ def _count_values(node: Any, counts: dict[int, int]) -> int:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError that names the file and the line."""
+    """The mapping in a YAML file, in UTF-8 or as its byte order mark says. Raises UserError that names the line."""
     try:
-        with path.open(encoding="utf-8") as file:
-            content = parse(file.read(MAX_CHARACTERS + 1))
+        path = path.expanduser()
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(4))
+        with path.open(encoding=encoding) as text:
+            content = parse(text.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
-    except (OSError, ValueError) as error:  # not UTF-8, or a NUL in the name
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except UnicodeError:
+        raise UserError(f"{path}: not {encoding.upper()} text; save the file as UTF-8") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, or no such user
+        raise UserError(f"{path}: cannot be read: {error}") from None
     except InvalidYamlError as error:
         line = f", line {error.line}" if error.line else ""
         raise UserError(f"{path}{line}: not valid YAML: {error}") from None
@@ -119,44 +127,78 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     return values
 
 
-def build_config(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Validate a config. Raises UserError with one line per problem; for an unknown key it suggests the closest one."""
+def build_config(values: Mapping[str, Any], where: str = "config", given: Collection[str] = ()) -> Config:
+    """Validate a config.
+
+    Args:
+        values: The config.
+        where: Where it was read, for error messages.
+        given: Keys such as ``rank.gamma`` that were given on the command line instead.
+
+    Raises:
+        UserError: one line per problem; for an unknown key it suggests the closest one.
+    """
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem, where) for problem in error.errors()[:MAX_ERRORS]]
+        lines = [_explain(problem, where, given) for problem in error.errors()[:MAX_ERRORS]]
         more = [f"{where}: and {n:,} more"] if (n := error.error_count() - len(lines)) else []
         raise UserError(*lines, *more) from None
-    for text in _strings(config.model_dump()):
+    for path, text in _strings(config.model_dump()):
+        place = COMMAND_LINE if _is_within(path, given) else where
         if contains_secret(text):  # it would be written to manifests and reports
-            raise UserError(f"{where}: contains a key, token or password; put it into an environment variable")
+            raise UserError(f"{place}: contains a key, token or password; put it into an environment variable")
         if "\0" in text or not is_valid_utf8(text):
-            raise UserError(f"{where}: {text!r} contains a NUL or a lone surrogate; no file can have such a name")
+            raise UserError(f"{place}: {text!r} contains a NUL or a lone surrogate; no file can have such a name")
     return config
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """All strings in nested values, keys included."""
+def override_key(override: str) -> str:
+    """The key of ``a.b=value``."""
+    return override.partition("=")[0]
+
+
+def _is_within(path: str, given: Collection[str]) -> bool:
+    """Whether a value lies at or below a key that was given on the command line."""
+    return any(f"{path}.".startswith(f"{key}.") for key in given)
+
+
+def _strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The path and text of all strings in nested values, keys included."""
     if isinstance(value, Mapping):
-        value = [part for pair in value.items() for part in pair]
-    if isinstance(value, list | tuple):
+        for key, part in value.items():
+            inner = f"{path}.{key}" if path else str(key)
+            yield from _strings(key, inner)
+            yield from _strings(part, inner)
+    elif isinstance(value, list | tuple):
         for part in value:
-            yield from _strings(part)
-    if isinstance(value, str):
-        yield value
+            yield from _strings(part, path)
+    elif isinstance(value, str):
+        yield path, value
 
 
-def _explain(problem: Any, where: str) -> str:
+def _explain(problem: Any, where: str, given: Collection[str]) -> str:
     path = ".".join(str(part) for part in problem["loc"])
+    if _is_within(path, given) or _is_rule_about(problem, path, given):
+        where = COMMAND_LINE
     if problem["type"] == "extra_forbidden":
         *_, unknown = problem["loc"]
         hint = did_you_mean(str(unknown), _all_keys(), cutoff=0.5) or "see `sealtune schema`"
         return f"{where}: unknown key {path!r}; {hint}"
     if problem["type"] == "missing":
         return f"{where}: {path} is missing; set it in the file or as {path}=VALUE"
+    message = problem["msg"].removeprefix("Value error, ")
     if not path:  # a rule about several keys, which the message names
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{where}: {path}: {problem['msg']}{_quote_value(problem)}"
+        return f"{where}: {message}"
+    return f"{where}: {path}: {message}{_quote_value(problem)}"
+
+
+def _is_rule_about(problem: Any, path: str, given: Collection[str]) -> bool:
+    """Whether this is a rule about several keys of a block, and one that it names was given on the command line."""
+    if problem["type"] != "value_error":
+        return False
+    within = [key for key in given if not path or _is_within(key, [path])]
+    return any(re.search(rf"\b{re.escape(key.rpartition('.')[2])}\b", problem["msg"]) for key in within)
 
 
 def _quote_value(problem: Any) -> str:

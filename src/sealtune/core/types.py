@@ -11,19 +11,32 @@ import numpy.typing as npt
 
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
 
+NO_FIELDS: Mapping[str, Any] = {}
+
 
 class Message(NamedTuple):
-    """One turn of a conversation; role is ``system``, ``user``, ``assistant`` or ``tool``."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: ``system``, ``user``, ``assistant`` or ``tool``.
+        content: The text; empty if the turn only calls tools.
+        fields: What chat templates read beside the content: ``tool_calls``, ``reasoning_content``, ``name``,
+            ``tool_call_id``.
+        train: Whether an assistant turn is learned; otherwise it is context, and its loss is masked.
+    """
 
     role: str
     content: str
+    fields: Mapping[str, Any] = NO_FIELDS
+    train: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A usable row: its id, its conversation, and the row exactly as it was read.
 
-    ``position`` is its index among all rows read, dropped rows included, from 0.
+    ``position`` is its index among all rows read, dropped rows included, from 0; ``tools`` are the JSON schemas of the
+    tools that the row declares.
     """
 
     id: str
@@ -31,6 +44,7 @@ class Sample:
     source: str
     row: Mapping[str, Any] = field(repr=False)
     position: int = 0
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def prompt(self) -> str:

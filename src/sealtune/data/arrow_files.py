@@ -10,6 +10,9 @@ from typing import Any
 
 from sealtune.core.config import DatasetConfig
 from sealtune.core.errors import UserError
+from sealtune.data.columns import make_to_rows
+from sealtune.data.data_file import DataFile
+from sealtune.data.file_signatures import HEAD_BYTES, require_content
 from sealtune.data.size_limits import Allowance, claimed_bytes
 
 BATCH_ROWS = 1024
@@ -19,32 +22,40 @@ LocatedRow = tuple[str, dict[str, Any]]
 """A place such as ``candidates.jsonl, line 7``, and the row that was read there."""
 
 
-def read_parquet(path: Path) -> Iterator[LocatedRow]:
+def read_parquet(file: DataFile) -> Iterator[LocatedRow]:
     """Rows of a Parquet file. Raises UserError."""
     import pyarrow.parquet
 
-    allowance = Allowance(path, path.stat().st_size)
-    with _as_user_error(path), pyarrow.parquet.ParquetFile(path) as table:
+    _require_magic(file, b"PAR1")
+    with _as_user_error(file.path), pyarrow.parquet.ParquetFile(file.path) as table:
         groups = map(table.metadata.row_group, range(table.metadata.num_row_groups))
-        allowance.require(sum(group.total_byte_size for group in groups))
-        yield from _locate(table.iter_batches(batch_size=BATCH_ROWS), path, allowance)
+        file.allowance.require(sum(group.total_byte_size for group in groups))
+        yield from _locate(table.iter_batches(batch_size=BATCH_ROWS), file.path, file.allowance)
 
 
-def read_arrow(path: Path) -> Iterator[LocatedRow]:
+def read_arrow(file: DataFile) -> Iterator[LocatedRow]:
     """Rows of an Arrow IPC file or stream. Raises UserError."""
     import pyarrow as pa
 
-    allowance = Allowance(path, path.stat().st_size)
-    with _as_user_error(path), pa.OSFile(str(path)) as content:
-        allowance.require(claimed_bytes(_messages(content)))
+    _require_magic(file, _FILE_MAGIC, b"\xff\xff\xff\xff")
+    with _as_user_error(file.path), pa.OSFile(str(file.path)) as content:
+        file.allowance.require(claimed_bytes(_messages(content)))
         _seek_stream(content)
-        yield from _locate(pa.ipc.open_stream(content), path, allowance)
+        yield from _locate(pa.ipc.open_stream(content), file.path, file.allowance)
+
+
+def _require_magic(file: DataFile, *expected: bytes) -> None:
+    with file.path.open("rb") as content:
+        require_content(file.path, content.read(HEAD_BYTES), *expected)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``save_to_disk`` wrote this folder."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def read_saved(path: Path, split: str) -> Iterator[LocatedRow]:
     """Rows of a folder that ``save_to_disk`` wrote. Raises UserError."""
-    if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        raise UserError(f"{path}: a folder that save_to_disk did not write; name one of its files")
     _require_files_inside(path)
     allowance = _folder_allowance(path)
     import datasets
@@ -132,7 +143,8 @@ def _folder_allowance(path: Path) -> Allowance:
 
 def _locate(batches: Iterable[Any], path: Path | str, allowance: Allowance | None = None) -> Iterator[LocatedRow]:
     valid = map(_validate, batches)
-    rows = (row for batch in (allowance.watch(valid) if allowance else valid) for row in batch.to_pylist())
+    to_rows = make_to_rows(path)
+    rows = (row for batch in (allowance.watch(valid) if allowance else valid) for row in to_rows(batch))
     return ((f"{path}, row {number}", row) for number, row in enumerate(rows, 1))
 
 

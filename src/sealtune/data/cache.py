@@ -24,8 +24,8 @@ from sealtune.core.files import Folder, hash_file
 from sealtune.core.string_array import IntArray, StringArray
 from sealtune.core.types import Drop
 from sealtune.data.encoded import Encoded, TokensAndMask
-from sealtune.data.formats import UnusableRow
 from sealtune.data.row_store import Rows, UntokenizedRows, open_rows
+from sealtune.data.turns import UnusableRow
 
 KEY_FILE = "key.json"
 ARRAYS = {"tokens": np.int32, "mask": np.bool_, "bounds": np.int64}

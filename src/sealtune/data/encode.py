@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -12,11 +14,12 @@ import numpy.typing as npt
 
 from sealtune.core.errors import UserError
 from sealtune.core.types import Drop, Message, Sample
-from sealtune.data.chat_template import Rendered, ResponseSpan, ensure_chat_template, get_template_info, render
+from sealtune.data.chat_template import ensure_chat_template, get_template_info
 from sealtune.data.encoded import Encoded, TokensAndMask
-from sealtune.data.formats import UnusableRow
+from sealtune.data.render import Rendered, ResponseSpan, TemplateMarkers, render
 from sealtune.data.row_store import drop
 from sealtune.data.tokenizer import Tokens, tokenize, tokenize_with_literals
+from sealtune.data.turns import UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +27,25 @@ if TYPE_CHECKING:
 OverlongRows = Literal["truncate", "drop"]
 
 BATCH_ROWS = 256
+CUT_AFTER_ANSWER = "the turns after their last answer are cut off: nothing answers them"
+PLACEHOLDER = "\U000ffffd"
+"""An answer that no prompt contains: the last private-use character of a plane."""
 MIN_RESPONSE_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How rows become tokens.
+
+    Attributes:
+        max_length: maximum number of tokens of a row.
+        overlong_rows: whether a longer row is cut at the end or dropped.
+        template_markers: whether a content that spells out special tokens of the template is refused or plain text.
+    """
+
+    max_length: int
+    overlong_rows: OverlongRows = "truncate"
+    template_markers: TemplateMarkers = "refuse"
 
 
 def encode(
@@ -32,12 +53,14 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     overlong_rows: OverlongRows = "truncate",
+    template_markers: TemplateMarkers = "text",
+    notes: Counter[str] | None = None,
 ) -> tuple[Encoded, list[Drop]]:
     """Token ids and loss masks of the rows, and the rows that cannot be trained on.
 
     A row ends with the last token of its last response. A row longer than ``max_length`` is truncated on the right if
     at least MIN_RESPONSE_TOKENS tokens of that response remain and ``overlong_rows`` is ``truncate``; otherwise it is
-    dropped.
+    dropped. ``notes`` counts the rows that were changed to fit the template.
 
     Raises:
         UserError: the tokenizer is not a fast one, so it has no offsets.
@@ -45,7 +68,8 @@ def encode(
     kept: list[tuple[Sample, TokensAndMask]] = []
     drops: list[Drop] = []
     rows = iter(samples)
-    for batch in encode_batches(samples, tokenizer, max_length, overlong_rows):
+    options = EncodeOptions(max_length, overlong_rows, template_markers)
+    for batch in encode_batches(samples, tokenizer, options, notes):
         for sample, result in zip(islice(rows, len(batch)), batch, strict=True):
             if isinstance(result, UnusableRow):
                 drops.append(drop(sample, result.reason, result.detail))
@@ -58,12 +82,18 @@ def encode(
 def encode_batches(
     samples: Iterable[Sample],
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    overlong_rows: OverlongRows = "truncate",
+    options: EncodeOptions,
+    notes: Counter[str] | None = None,
 ) -> Iterator[list[TokensAndMask | UnusableRow]]:
     """What ``encode`` makes of each sample, BATCH_ROWS at a time; at most two batches are in memory.
 
     A batch is rendered while the previous one is tokenized in a thread, the only one that calls the tokenizer.
+
+    Args:
+        samples: the rows.
+        tokenizer: one with a chat template.
+        options: how rows become tokens.
+        notes: counts the rows that were changed to fit the template, by what was changed.
     """
     _prepare(tokenizer)
     get_template_info(tokenizer)
@@ -71,24 +101,40 @@ def encode_batches(
     with ThreadPoolExecutor(1) as pool:
         previous = None
         while batch := list(islice(rows, BATCH_ROWS)):
-            rendered = [_try_render(sample, tokenizer) for sample in batch]
+            rendered = [_try_render(sample, tokenizer, options.template_markers) for sample in batch]
+            if notes is not None:
+                notes.update(note for row in rendered if isinstance(row, Rendered) for note in row.notes)
             tokens = pool.submit(_tokenize_batch, rendered, tokenizer)
             if previous:
-                yield _fit_batch(*previous, max_length, overlong_rows)
+                yield _fit_batch(*previous, options)
             previous = rendered, tokens
         if previous:
-            yield _fit_batch(*previous, max_length, overlong_rows)
+            yield _fit_batch(*previous, options)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids that a model continues to answer this prompt; names of special tokens in it stay plain text.
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, opened: bool = False) -> list[int]:
+    """Token ids of the prefix on which the answer to this prompt is trained.
+
+    Names of special tokens in the prompt stay plain text.
+
+    Args:
+        tokenizer: one with a chat template.
+        prompt: a user's turn.
+        opened: whether to add what the template writes at the start of every answer, such as a channel's name or an
+            empty block of thinking. With it, a model is asked to continue: it need not write that by itself.
 
     Raises:
         UserError: the chat template refuses or changes the prompt.
     """
     _prepare(tokenizer)
     try:
-        rendered = render(tokenizer, [Message("user", prompt)], generate=True)
+        whole = render(tokenizer, [Message("user", prompt), Message("assistant", PLACEHOLDER)])
+        start = whole.responses[0].start
+        if opened:
+            start = max(start, whole.text.index(PLACEHOLDER, start))
+            start -= whole.text.endswith(" ", 0, start)  # it is part of the answer's first token
+        specials = tuple(span for span in whole.special_tokens if span[1] <= start)
+        rendered = Rendered(whole.text[:start], (), specials, whole.has_literals)
         if rendered.has_literals:
             tokens = tokenize_with_literals(tokenizer, rendered)
         else:
@@ -104,15 +150,21 @@ def _prepare(tokenizer: PreTrainedTokenizerBase) -> None:
     ensure_chat_template(tokenizer)
 
 
-def _try_render(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Rendered | UnusableRow:
-    """The conversation up to its last response: nothing after it contributes to the loss."""
-    stop = max((i for i, turn in enumerate(sample.messages, 1) if turn.role == "assistant"), default=0)
+def _try_render(
+    sample: Sample, tokenizer: PreTrainedTokenizerBase, template_markers: TemplateMarkers
+) -> Rendered | UnusableRow:
+    """The conversation up to the last response that is learned: nothing after it contributes to the loss."""
+    learned = (i for i, turn in enumerate(sample.messages, 1) if turn.role == "assistant" and turn.train)
+    stop = max(learned, default=0)
     if not stop:
         return UnusableRow("no_assistant_turn", "no assistant turn to train on")
     try:
-        return render(tokenizer, sample.messages[:stop])
+        rendered = render(tokenizer, sample.messages[:stop], sample.tools, template_markers)
     except UnusableRow as error:
         return error
+    if any(turn.role != "assistant" for turn in sample.messages[stop:]):
+        return replace(rendered, notes=(*rendered.notes, CUT_AFTER_ANSWER))
+    return rendered
 
 
 def _tokenize_batch(
@@ -140,40 +192,35 @@ def _tokens_of(
 def _fit_batch(
     rendered: Sequence[Rendered | UnusableRow],
     tokens: Future[list[Tokens | UnusableRow]],
-    max_length: int,
-    overlong_rows: OverlongRows,
+    options: EncodeOptions,
 ) -> list[TokensAndMask | UnusableRow]:
     """Ids and mask of each row, or why it has none."""
-    return [
-        _try_fit(row, found, max_length, overlong_rows) for row, found in zip(rendered, tokens.result(), strict=True)
-    ]
+    return [_try_fit(row, found, options) for row, found in zip(rendered, tokens.result(), strict=True)]
 
 
 def _try_fit(
-    rendered: Rendered | UnusableRow, tokens: Tokens | UnusableRow, max_length: int, overlong_rows: OverlongRows
+    rendered: Rendered | UnusableRow, tokens: Tokens | UnusableRow, options: EncodeOptions
 ) -> TokensAndMask | UnusableRow:
     if isinstance(rendered, UnusableRow):
         return rendered
     if isinstance(tokens, UnusableRow):
         return tokens
     try:
-        return _fit(tokens, rendered.responses, max_length, overlong_rows)
+        return _fit(tokens, rendered.responses, options)
     except UnusableRow as error:
         return error
 
 
-def _fit(
-    tokens: Tokens, responses: Sequence[ResponseSpan], max_length: int, overlong_rows: OverlongRows
-) -> TokensAndMask:
+def _fit(tokens: Tokens, responses: Sequence[ResponseSpan], options: EncodeOptions) -> TokensAndMask:
     """Ids and mask up to the end of the last response, truncated to ``max_length``. Raises UnusableRow."""
     last = _response_mask(tokens, responses[-1])
     if not (tokens.starts[last] < responses[-1].end).any():
         raise UnusableRow("empty_response", "the last response has no token of its own")
     stop = int(np.flatnonzero(last)[-1]) + 1
-    if stop > max_length:
-        if overlong_rows == "drop" or last[:max_length].sum() < MIN_RESPONSE_TOKENS:
-            raise UnusableRow("too_long", f"{stop} tokens, and max_length is {max_length}")
-        stop = max_length
+    if stop > options.max_length:
+        if options.overlong_rows == "drop" or last[: options.max_length].sum() < MIN_RESPONSE_TOKENS:
+            raise UnusableRow("too_long", f"{stop} tokens, and max_length is {options.max_length}")
+        stop = options.max_length
     mask = np.logical_or.reduce([_response_mask(tokens, response) for response in responses])
     return tokens.ids[:stop], mask[:stop]
 

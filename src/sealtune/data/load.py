@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from sealtune.core.config import DatasetConfig
 from sealtune.core.errors import UserError
 from sealtune.core.json_rows import to_json_line
 from sealtune.core.types import Drop, Message
-from sealtune.data import formats
 from sealtune.data.arrow_files import LocatedRow
-from sealtune.data.formats import Reader, UnusableRow
+from sealtune.data.context import Conversation, add_context
 from sealtune.data.ids import hash_text
+from sealtune.data.layouts import Layout, Layouts
+from sealtune.data.reasons import describe, plural
 from sealtune.data.row_store import Rows
 from sealtune.data.row_writer import Entry, RowWriter
-from sealtune.data.text_files import read_rows
+from sealtune.data.sources import read_rows
+from sealtune.data.turns import UnusableRow
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,14 @@ def load(
     Raises:
         UserError: a source cannot be read, a column is missing, the format is unknown, or no row is usable.
     """
-    sources = [_Source(config) for config in configs]
-    rows = None
-    try:
-        rows = _store(sources, RowWriter(folder), on_progress)
-    except _FormatChanged as changed:
-        logger.info("%s; all datasets are read again", changed)
-    if rows is None:
-        for source in sources:  # the remaining ones too, so that no source is read more than twice
-            source.scan()
-        rows = _store(sources, RowWriter(folder), on_progress)
+    with RowWriter(folder) as writer:
+        for source in map(_Source, configs):
+            writer.begin(source.config.fraction)
+            for entry in source.read():
+                writer.add(entry)
+                if len(writer) % REPORT_EVERY == 0:
+                    on_progress(len(writer))
+        rows = writer.finish()
     if not rows.samples:
         raise UserError(_no_usable_row(configs, rows.drops))
     return rows
@@ -56,147 +56,71 @@ def no_rows() -> Rows:
     return RowWriter().finish()
 
 
-def _store(sources: Sequence[_Source], writer: RowWriter, on_progress: OnProgress) -> Rows:
-    with writer:
-        for source in sources:
-            writer.begin(source.config.fraction)
-            for entry in source.read():
-                writer.add(entry)
-                if len(writer) % REPORT_EVERY == 0:
-                    on_progress(len(writer))
-        return writer.finish()
-
-
-class _FormatChanged(Exception):  # noqa: N818 - it restarts the load
-    """A row has columns that change the format of the rows before it."""
-
-
 class _Source:
-    """A dataset, and the columns of its rows seen so far."""
+    """A dataset, and how its rows are read."""
 
     def __init__(self, config: DatasetConfig) -> None:
         self.config = config
-        self.columns: set[str] = set()
-        self.reader: Reader | None = None
-        """The reader for the columns of all rows; None until every row has been read once."""
-        self._rename = _renamer(config.columns)
-        self._name = _to_valid_utf8(config.name or Path(config.path).stem)
+        self.layouts = Layouts(config)
+        self.notes: Counter[str] = Counter()
+        self._name = _to_valid_utf8(config.name or _name_of(config.path))
 
     def read(self) -> Iterator[Entry]:
-        """The rows as entries.
-
-        Raises:
-            UserError: as in ``load``.
-            _FormatChanged: the format of the entries so far was wrong; the source is complete now.
-        """
-        reader, rows = self.reader, self._located_rows()
-        for where, row in rows:
-            if reader is None or not (self.reader or row.keys() <= self.columns):
-                reader = self._update_reader(reader, where, row, rows)
-            yield self._to_entry(where, row, reader)
-        self._complete()
-
-    def scan(self) -> None:
-        """Read the columns of all rows, unless they are known. Raises UserError."""
-        if self.reader is None:
-            self._add_columns(self._located_rows())
-
-    def _update_reader(
-        self, reader: Reader | None, where: str, row: Mapping[str, Any], rest: Iterator[LocatedRow]
-    ) -> Reader:
-        """The reader after the columns of this row; if it differs, read the rest and raise _FormatChanged."""
-        self.columns.update(row)
-        found = self._find_reader()
-        if found is None or (reader is not None and reader is not found):
-            self._add_columns(rest)
-            raise _FormatChanged(f"{where}: the row format depends on columns that not all rows have")
-        return found
-
-    def _add_columns(self, rest: Iterator[LocatedRow]) -> None:
-        """Read all remaining rows for their columns."""
-        for _, row in rest:
-            self.columns.update(row)
-        self._complete()
-
-    def _find_reader(self) -> Reader | None:
-        """The reader for the columns so far; None if they do not decide it."""
-        if self.config.format is not None:
-            return formats.get(self.config.format)
-        names = formats.matching(self._rename(dict.fromkeys(self.columns)))
-        return formats.get(names[0]) if len(names) == 1 else None
-
-    def _complete(self) -> None:
-        self.reader = _choose_reader(self.config, self.columns)
+        """The rows as entries; how they were read is logged at the end. Raises UserError as in ``load``."""
+        for where, row in self._located_rows():
+            layout = self.layouts.find(row)
+            view = layout.rename(row)
+            try:
+                yield _entry(row, view, self._converse(layout, view), self._name)
+            except RecursionError:
+                raise UserError(f"{where}: nested too deeply; remove the row") from None
+        self.layouts.require_any()
+        notes = (f"{plural(count, 'row')}: {note}" for note, count in self.notes.items())
+        for line in (*self.layouts.describe(), *notes):
+            logger.info("%s: %s", self.config.path, line)
 
     def _located_rows(self) -> Iterator[LocatedRow]:
         if self.config.rows is None:
             return read_rows(self.config)
         return ((f"{self.config.path}, row {number}", row) for number, row in enumerate(self.config.rows, 1))
 
-    def _to_entry(self, where: str, row: Mapping[str, Any], reader: Reader) -> Entry:
-        view = self._rename(row)
+    def _converse(self, layout: Layout, view: Mapping[str, Any]) -> Conversation | UnusableRow:
+        if layout.problem is not None:
+            return layout.problem
         try:
-            return _entry(row, view, _converse(reader, view), self._name)
-        except RecursionError:
-            raise UserError(f"{where}: nested too deeply; remove the row") from None
+            found = add_context(layout.reader.read(view), view, layout.columns)
+        except UnusableRow as error:
+            return error
+        self.notes.update(found.notes)
+        return found
 
 
-def _renamer(columns: Mapping[str, str]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """A function that returns a row under the format's column names; a renamed column loses its old name."""
-    hidden = set(columns.values()) | set(columns)
-
-    def rename(row: Mapping[str, Any]) -> dict[str, Any]:
-        rest = {column: value for column, value in row.items() if column not in hidden}
-        return rest | {name: row[column] for name, column in columns.items() if column in row}
-
-    return rename
+def _name_of(path: str) -> str:
+    """The name of a dataset in tables: its file's without the suffixes; its folder's, for a pattern."""
+    parts = [part for part in Path(path).parts if not set(part) & set("*?[")]
+    return parts[-1].partition(".")[0] or parts[-1] if parts else path
 
 
-def _choose_reader(config: DatasetConfig, found: set[str]) -> Reader:
-    """The reader of the configured format, or of the one that the columns of all rows match. Raises UserError."""
-    _require_columns(config.path, config.columns.values(), found)
-    renamed = set(_renamer(config.columns)(dict.fromkeys(found)))
-    if config.format is not None:
-        reader = formats.get(config.format)
-        _require_columns(config.path, reader.COLUMNS, renamed)
-        return reader
-    try:
-        return formats.get(formats.detect(renamed))
-    except UserError as error:
-        raise UserError(f"{config.path}: {error}") from None
-
-
-def _require_columns(path: str, required: Iterable[str], found: set[str]) -> None:
-    for column in sorted(set(required) - found):
-        raise UserError(
-            f"{path}: no column {column!r} (columns found: {', '.join(sorted(found))}); "
-            "`columns` maps the format's name to the file's, as in {prompt: question}"
-        )
-
-
-def _entry(
-    row: Mapping[str, Any], view: Mapping[str, Any], found: tuple[Message, ...] | UnusableRow, source: str
-) -> Entry:
-    is_unusable = isinstance(found, UnusableRow)
-    content = _to_canonical_json(row if is_unusable else found)
+def _entry(row: Mapping[str, Any], view: Mapping[str, Any], found: Conversation | UnusableRow, source: str) -> Entry:
+    content = _to_canonical_json(row if isinstance(found, UnusableRow) else _compact(found))
     return Entry(
         own_id=_own_id(view.get("id")),
         content_hash=hash_text(content),
         source=_source_name(view.get("source")) or source,
-        messages=None if is_unusable else content,
+        messages=None if isinstance(found, UnusableRow) else content,
         problem=(found.reason, _to_valid_utf8(found.detail)) if isinstance(found, UnusableRow) else (None, None),
         line=to_json_line(row),
     )
 
 
-def _converse(reader: Reader, view: Mapping[str, Any]) -> tuple[Message, ...] | UnusableRow:
-    missing = sorted(column for column in reader.COLUMNS if column not in view)
-    if missing:
-        return UnusableRow("missing_column", f"the row has no {', '.join(missing)}")
-    try:
-        return reader.read(view)
-    except UnusableRow as error:
-        return error
+def _compact(conversation: Conversation) -> Any:
+    """The conversation without what is empty: the ids of rows do not depend on what they do not have."""
+    turns = [_compact_turn(turn) for turn in conversation.messages]
+    return {"turns": turns, "tools": conversation.tools} if conversation.tools else turns
+
+
+def _compact_turn(turn: Message) -> Sequence[Any]:
+    return turn if turn.fields or not turn.train else turn[:2]
 
 
 def _own_id(value: Any) -> str | None:
@@ -223,6 +147,4 @@ def _no_usable_row(configs: Sequence[DatasetConfig], drops: Sequence[Drop]) -> s
     paths = ", ".join(config.path for config in configs) or "datasets"
     if not drops:
         return f"{paths}: no row was taken; raise `fraction`"
-    reasons = Counter(drop.reason for drop in drops).most_common()
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons)
-    return f"{paths}: no usable row ({counts}); first: {drops[0].detail}"
+    return f"{paths}: no usable row ({describe(drops).partition(': ')[2]}); first: {drops[0].detail}"

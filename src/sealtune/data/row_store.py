@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from sealtune.core.json_rows import JsonRow
@@ -101,6 +102,12 @@ class StoredRows(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.positions)
 
+    def content_hashes(self) -> npt.NDArray[np.uint64]:
+        """The hash of each row's content, (N,)."""
+        found: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        found += [np.asarray(block.column("content_hash"), np.uint64) for block in self.blocks.blocks]
+        return np.concatenate(found)[self.positions]
+
     def take(self, rows: IntArray) -> Self:
         """The rows at these indices, which must ascend."""
         return type(self)(self.blocks, self.positions[rows], self.ids.take(rows), self.sources.take(rows))
@@ -136,8 +143,10 @@ class Samples(StoredRows[Sample]):
 
     def make(self, position: int, row_id: str, source: str, *values: Any) -> Sample:
         """The row with its conversation."""
-        messages, line = values
-        return Sample(row_id, tuple(Message(*turn) for turn in json.loads(messages)), source, JsonRow(line), position)
+        content, line = values
+        found = json.loads(content)
+        turns, tools = (found, ()) if isinstance(found, list) else (found["turns"], tuple(found["tools"]))
+        return Sample(row_id, tuple(Message(*turn) for turn in turns), source, JsonRow(line), position, tools)
 
 
 class Drops(StoredRows[Drop]):

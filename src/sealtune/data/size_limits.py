@@ -1,8 +1,8 @@
-"""Limits on how much a columnar file may grow when it is read, against decompression bombs.
+"""Limits on how much a file may grow when it is read, against decompression bombs.
 
 Parquet and Arrow compress their columns (zstd alone shrinks zeros ten-thousandfold), and dictionaries, views and runs
 repeat a value without storing it again. The size that a file claims is therefore checked before it is decompressed, and
-the data is counted before it becomes Python rows.
+the data is counted before it becomes Python rows. Compressed text is counted while it is decompressed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _PREFIX_BYTES = 8
 
 
 class Allowance:
-    """The bytes that a file may still grow by.
+    """The bytes that a file, or all files of a folder, may still grow by.
 
     Args:
-        path: The file, for the error message.
+        path: The file or folder, for the error message.
         stored: Its bytes on disk.
     """
 
@@ -41,16 +41,20 @@ class Allowance:
         self.limit = self.left = max(MIN_LIMIT, MAX_RATIO * stored)
 
     def require(self, claimed: int) -> None:
-        """Raise UserError if the file claims to hold more bytes than the limit."""
-        if claimed > self.limit:
+        """Raise UserError if a file claims to hold more bytes than are left."""
+        if claimed > self.left:
+            raise self._too_large()
+
+    def spend(self, read: int) -> None:
+        """Count bytes that were read. Raises UserError if there were more than the limit."""
+        self.left -= read
+        if self.left < 0:
             raise self._too_large()
 
     def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield the batches while they stay within the limit. Raises UserError."""
         for batch in batches:
-            self.left -= weigh(batch)
-            if self.left < 0:
-                raise self._too_large()
+            self.spend(weigh(batch))
             yield batch
 
     def _too_large(self) -> UserError:

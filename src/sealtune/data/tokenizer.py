@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sealtune.core.string_array import IntArray
-from sealtune.data.chat_template import Rendered, get_template_info
-from sealtune.data.formats import UnusableRow
+from sealtune.data.chat_template import get_template_info
+from sealtune.data.render import Rendered
+from sealtune.data.turns import UnusableRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ class AnswerCache:
 
     def __getitem__(self, key: str) -> Mapping[str, Any]:
         return self._records[key]
+
+    def records(self) -> Iterable[Mapping[str, Any]]:
+        """All records."""
+        return self._records.values()
 
     def __setitem__(self, key: str, record: Mapping[str, Any]) -> None:
         """Store a record. Raises RunError if it cannot be written."""

@@ -33,6 +33,10 @@ class Server(Protocol):
     identity: Mapping[str, Any]
     """Everything but the question that its replies depend on: model, revision, URL, temperature, maximum length."""
 
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """What of ``identity`` the server did not take, e.g. ``{"temperature": None}``; recorded with the replies."""
+
     def send(self, questions: Mapping[str, Question], on_outcome: OnOutcome) -> None:
         """Answer every question; ``on_outcome`` is called once per question, as soon as its outcome is known."""
 
@@ -52,7 +56,7 @@ def ask(questions: Sequence[Question], server: Server, cache: Cache, advance: Ad
     def on_outcome(key: str, outcome: Outcome) -> None:
         nonlocal done
         if isinstance(outcome, Reply):
-            cache[key] = {"judge": missing[key].judge, **server.identity, **outcome._asdict()}
+            cache[key] = {"judge": missing[key].judge, **server.identity, **server.changes, **outcome._asdict()}
         else:
             failures[key] = outcome
         done += 1
@@ -67,6 +71,11 @@ def cache_key(question: Question, identity: Mapping[str, Any]) -> str:
     """SHA-256 of everything that the reply depends on."""
     asked = [question.judge, question.prompt_sha256, question.messages, dict(question.chat_template_kwargs)]
     return hashlib.sha256(json.dumps([*asked, dict(identity)], sort_keys=True).encode("ascii")).hexdigest()
+
+
+def is_answered(questions: Sequence[Question], server: Server, cache: Cache) -> bool:
+    """Whether no question has to be asked, because all replies are cached."""
+    return all(_is_cached(cache, cache_key(question, server.identity)) for question in questions)
 
 
 def _is_cached(cache: Cache, key: str) -> bool:

@@ -2,28 +2,36 @@
 
 The client retries transient errors (429, 5xx, lost connections, time-outs) ``max_retries`` times, with exponential
 backoff and jitter, and obeys Retry-After up to two minutes. This module adds what it lacks: a limit on concurrent
-requests, a total time-out for a server that sends a byte now and then, a limit on the size of an answer, and a circuit
-breaker for a server that does not answer at all.
+requests, a total time-out for a server that sends a byte now and then, requests that adapt to what the server takes,
+and a circuit breaker for a server that does not answer at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, Omit, omit
 
 from sealtune.core.config import JudgeConfig
 from sealtune.core.errors import RunError, UserError
 from sealtune.core.sanitize import MASK, register_secret
 from sealtune.evaluation.ask import OnOutcome
+from sealtune.evaluation.chat_reply import parse_completion
+from sealtune.evaluation.chat_request import ChatRequest, first_request, is_azure_deployment, names_model
+from sealtune.evaluation.http_client import ERROR_IN_BODY, RedirectedError, environment_proxy, open_client
 from sealtune.evaluation.judge_protocol import Failure, Outcome, Question, Reply
+from sealtune.evaluation.server_error import read_error
+
+logger = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 5
 """After this many failed questions in a row the remaining ones are not asked."""
@@ -31,22 +39,28 @@ MAX_CONSECUTIVE_FAILURES = 5
 MAX_RETRY_DELAY = 120.0
 """Seconds that the client waits at most between two attempts."""
 
-MAX_ANSWER_BYTES = 2**24
-"""16 MiB, a few million words."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds to wait at most for a connection."""
 
 NO_COMPRESSION = {"Accept-Encoding": "identity"}
 """A few compressed bytes can expand without limit, so compression is neither requested nor accepted."""
+
+ADDRESS_HINT = "base_url must be the address of an OpenAI-compatible API, usually ending in /v1: http://HOST:PORT/v1"
 
 
 class Endpoint:
     """A server to ask."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        """Raises UserError if the environment variable of the key is not set."""
+        """Raises UserError if the environment variable of the key is not set, or a proxy's cannot be used."""
         self.config = config
+        self.url = config.base_url or ""
         self.key = _read_key(config)
         if config.api_key_env:
             register_secret(self.key)
+        self.proxy = environment_proxy(self.url, config.name)
+        self.request = first_request(self.url)
+        """How the server is asked; changed when the server refuses it and takes another."""
         self.identity: Mapping[str, Any] = {
             "model": config.model,
             "revision": config.revision,
@@ -54,6 +68,11 @@ class Endpoint:
             "temperature": 0,
             "max_tokens": config.max_tokens,
         }
+
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """What of ``identity`` the server did not take, and what it got instead."""
+        return self.request.changes()
 
     def send(self, questions: Mapping[str, Question], on_outcome: OnOutcome) -> None:
         """Ask all questions, up to ``max_concurrency`` at a time.
@@ -65,26 +84,32 @@ class Endpoint:
         _run(self._ask_all(iter(questions.items()), breaker))
 
     async def _ask_all(self, pending: Iterator[tuple[str, Question]], breaker: CircuitBreaker) -> None:
-        async def work() -> None:
+        known = asyncio.Event()
+
+        async def work(number: int) -> None:
+            if number > 0:  # the first question goes alone: what the server refuses is learned once
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(known.wait(), self.config.timeout)
             for key, question in pending:  # shared: each worker takes the next question
                 breaker.record(key, await self._ask(client, question))
+                known.set()
 
         async with self._open_client() as client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(self.config.max_concurrency):
-                        group.create_task(work())
+                    for number in range(self.config.max_concurrency):
+                        group.create_task(work(number))
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
 
     def _open_client(self) -> AsyncOpenAI:
         return AsyncOpenAI(
-            base_url=self.config.base_url,
+            base_url=self.url,  # not used: every request has its complete address
             api_key=self.key,
-            timeout=self.config.timeout,
+            timeout=httpx2.Timeout(self.config.timeout, connect=min(self.config.timeout, CONNECT_TIMEOUT)),
             max_retries=self.config.max_retries,
             default_headers=NO_COMPRESSION,
-            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_limit_size]}),
+            http_client=open_client(self.url, self.proxy),
         )
 
     async def _ask(self, client: AsyncOpenAI, question: Question) -> Outcome:
@@ -92,31 +117,69 @@ class Endpoint:
         total_timeout = (settings.timeout + MAX_RETRY_DELAY) * (settings.max_retries + 1)
         try:
             async with asyncio.timeout(total_timeout):
-                return self._mask_key(_parse_body(await self._request(client, question)))
-        except (APITimeoutError, TimeoutError):
+                return self._mask_key(parse_completion(await self._request(client, question)))
+        except (APITimeoutError, TimeoutError) as error:
+            if isinstance(error.__cause__, httpx2.ConnectTimeout):
+                return Failure(f"cannot be reached (no connection in time){self._via_proxy()}")
             return Failure(f"no answer within {settings.timeout:g} s")
         except APIConnectionError as error:
-            return Failure(f"cannot be reached ({self._shorten(str(error.__cause__ or error))})")
+            return Failure(f"cannot be reached ({self._shorten(str(error.__cause__ or error))}){self._via_proxy()}")
+        except RedirectedError as error:
+            return Failure(self._shorten(str(error)))
         except APIStatusError as error:
             if _is_content_filter(error.body):
                 return Reply("", "content_filter")
-            reason = f"HTTP {error.status_code}: {self._shorten(error.response.text)}"
-            return Failure(reason, question_specific=error.status_code in (400, 413, 422))
+            return self._describe(error, question)
         except ValueError as error:
-            return Failure(f"the answer is not a chat completion: {self._shorten(str(error))}")
+            body = str(error)
+            hint = "" if body.lstrip().startswith("{") else f"; {ADDRESS_HINT}"
+            return Failure(f"the answer is not a chat completion: {self._shorten(body)}{hint}")
 
     async def _request(self, client: AsyncOpenAI, question: Question) -> str:
-        """The body of the answer as text; it may be anything."""
-        kwargs = dict(question.chat_template_kwargs)
-        messages: Any = list(question.messages)
-        response = await client.chat.completions.with_raw_response.create(
-            model=self.config.model or "",
-            messages=messages,
-            temperature=0,
-            max_tokens=self.config.max_tokens,
-            extra_body={"chat_template_kwargs": kwargs} if kwargs else None,
-        )
-        return str(response.text)
+        """The body of the answer as text; it may be anything. A request that is refused is changed and sent again."""
+        request = started = self.request
+        azure: dict[str, str | Omit] = {"Authorization": omit, "api-key": self.key}
+        headers = azure if is_azure_deployment(self.url) else {}
+        while True:
+            try:
+                response = await client.post(
+                    request.urls[0],
+                    cast_to=httpx2.Response,
+                    body=request.body(question, self.config),
+                    options={"headers": headers},
+                )
+            except APIStatusError as error:
+                changed = request.after_refusal(error.status_code, error.response.text, self.config.model or "")
+                if changed is None:
+                    raise
+                request = changed
+            else:
+                if request != started:
+                    self._adopt(request)
+                return response.text
+
+    def _adopt(self, request: ChatRequest) -> None:
+        """Use a request that the server took for all later questions."""
+        if request.changes() != self.request.changes():
+            _warn_once(f"{self.config.name}: {self.url} refuses a parameter: {request.describe()}")
+        self.request = request
+
+    def _describe(self, error: APIStatusError, question: Question) -> Failure:
+        """An error response in words."""
+        status, text = error.status_code, error.response.text
+        message = self._shorten(read_error(text).message or text)
+        shown = "HTTP 200 with an error" if ERROR_IN_BODY in error.response.extensions else f"HTTP {status}"
+        reason = f"{shown}: {message}"
+        if status in (404, 405) and not names_model(text, self.config.model or ""):
+            reason += f"; {ADDRESS_HINT}" + (", without a query" if "?" in self.url else "")
+        if question.chat_template_kwargs and "chat_template_kwargs" in text:
+            reason += "; this format of the guard needs a server that takes chat_template_kwargs, such as vLLM"
+        return Failure(reason, question_specific=status in (400, 413, 422))
+
+    def _via_proxy(self) -> str:
+        if self.proxy is None:
+            return ""
+        return f" through the proxy in {self.proxy.variable}; to ask it directly, list its host in NO_PROXY"
 
     def _mask_key(self, reply: Reply) -> Reply:
         if not self.config.api_key_env:
@@ -148,37 +211,17 @@ class CircuitBreaker:
             return
         self.consecutive_failures += 1
         if self.consecutive_failures >= self.limit:
+            after = f"stopped the run after {self.answered} answers" if self.answered else "gives no answer"
             raise RunError(
-                f"evaluate: {self.config.name} at {self.config.base_url} stopped the run after {self.answered} "
-                f"answers: {outcome.reason}; start the server or correct base_url, model or the key, then run the same "
-                "command again; answers so far are kept"
+                f"evaluate: {self.config.name} at {self.config.base_url} {after}: {outcome.reason}; start the server "
+                "or correct base_url, model or the key, then run the same command again; answers so far are kept"
             )
 
 
-class _SizeLimited(httpx2.AsyncByteStream):
-    """A body that raises if it is too large."""
-
-    def __init__(self, body: httpx2.AsyncByteStream) -> None:
-        self.body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for part in self.body:
-            size += len(part)
-            if size > MAX_ANSWER_BYTES:
-                raise httpx2.ReadError(f"its answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB")
-            yield part
-
-    async def aclose(self) -> None:
-        await self.body.aclose()
-
-
-async def _limit_size(response: Any) -> None:
-    """Called after the headers arrive and before the body is read, also for error responses."""
-    encoding = response.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise httpx2.ReadError(f"its answer is compressed ({encoding[:40]}), which was not requested")
-    response.stream = _SizeLimited(response.stream)
+@cache
+def _warn_once(line: str) -> None:
+    """Every stage and every run of a comparison learns anew what a server takes."""
+    logger.warning("%s", line)
 
 
 def _read_key(config: JudgeConfig) -> str:
@@ -193,19 +236,6 @@ def _read_key(config: JudgeConfig) -> str:
             "control character or a non-ASCII character, which no key has"
         )
     return key
-
-
-def _parse_body(text: str) -> Reply:
-    """The first choice of a chat completion. Raises ValueError with the text if it is something else."""
-    try:
-        choice = json.loads(text)["choices"][0]
-        message = choice["message"]
-        content, refusal = message.get("content"), message.get("refusal")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise ValueError(text) from None
-    if not isinstance(content, str | None) or not isinstance(refusal, str | None):
-        raise ValueError(text)
-    return Reply(content or "", str(choice.get("finish_reason") or "stop"), refusal or "")
 
 
 def _is_content_filter(body: object) -> bool:

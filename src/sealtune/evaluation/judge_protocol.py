@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -25,6 +26,10 @@ ERRORS = {
     "failed": "judge did not answer",
 }
 """Why there is no verdict: label in the verdict and the table -> title."""
+
+
+_REASONING_START = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis)")
+_REASONING_END = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
 
 
 class Measure(NamedTuple):
@@ -72,7 +77,7 @@ class Question(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A model's reply; ``finish`` is ``stop``, ``length`` (truncated) or ``content_filter``."""
+    """A model's reply; ``finish`` is ``stop``, ``length`` (truncated), ``content_filter`` or ``reasoning`` alone."""
 
     text: str
     finish: str = "stop"
@@ -188,11 +193,20 @@ def parse_outcome(outcome: Outcome, parse: Callable[[str], Parsed]) -> Parsed | 
         return JudgeError("declined", outcome.refusal[:200] or "the server's content filter stopped the reply")
     if outcome.finish == "length":
         return JudgeError("unparsed", "the reply was truncated; raise max_tokens")
+    text = without_reasoning(outcome.text)
+    if outcome.finish == "reasoning" or text is None:
+        return JudgeError("unparsed", "the reply is only reasoning; raise max_tokens, or turn reasoning off")
     try:
-        return parse(outcome.text)
+        return parse(text)
     except Unparsed as error:
-        kind = "declined" if is_refusal(outcome.text) else "unparsed"
-        return JudgeError(kind, f"{error}: {outcome.text[-200:]!r}")
+        kind = "declined" if is_refusal(text) else "unparsed"
+        return JudgeError(kind, f"{error}: {text[-200:]!r}")
+
+
+def without_reasoning(text: str) -> str | None:
+    """What follows the reasoning that a server left inside the reply; None if the reasoning does not end."""
+    last = max((end.end() for end in _REASONING_END.finditer(text)), default=0)
+    return text[last:].lstrip() if last else None if _REASONING_START.match(text) else text
 
 
 def to_verdict(response: Response, judge: str, found: ParsedVerdict | JudgeError) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -12,10 +12,24 @@ from sealtune.core.config import EvaluateConfig, JudgeConfig
 from sealtune.core.console import Advance
 from sealtune.core.errors import UserError
 from sealtune.core.types import Response, Verdict
-from sealtune.evaluation.ask import Cache, Server, ask
+from sealtune.evaluation.ask import Cache, ask
 from sealtune.evaluation.judge_protocol import ERRORS, Measure, Outcome, Question, prompt_template
 from sealtune.evaluation.judges import load_judge
 from sealtune.evaluation.metrics import Interval, mean_interval, wilson
+from sealtune.evaluation.ping import Pinged, ping, require_answers
+from sealtune.evaluation.servers import require_model, server_for
+
+__all__ = [
+    "Pinged",
+    "check",
+    "describe_errors",
+    "identities",
+    "judge_all",
+    "ping",
+    "request_changes",
+    "require_answers",
+    "tabulate",
+]
 
 Track = Callable[[str], AbstractContextManager[Advance]]
 
@@ -24,9 +38,9 @@ def check(config: EvaluateConfig) -> None:
     """Raise UserError if a judge is unknown or lacks what it needs, before anything is paid for."""
     for spec in config.judges:
         judge = load_judge(spec.name)
-        _require_model(spec)
+        require_model(spec)
         if judge.asks_model and spec.base_url is not None:
-            _server(spec)  # raises if its key is not set
+            server_for(spec)  # raises if its key is not set
         if spec.format is not None and spec.format not in judge.formats:
             known = f"formats: {', '.join(judge.formats)}" if judge.formats else "this judge has none; remove it"
             raise UserError(f"evaluate.judges: {spec.name}: no format {spec.format!r}; {known}")
@@ -64,8 +78,29 @@ def judge_all(responses: Sequence[Response], config: EvaluateConfig, cache: Cach
             verdicts += judge.judge(chosen, spec, _ask_no_model)
             continue
         with track(f"judge: {spec.name}") as advance:
-            verdicts += judge.judge(chosen, spec, partial(ask, server=_server(spec), cache=cache, advance=advance))
+            verdicts += judge.judge(chosen, spec, partial(ask, server=server_for(spec), cache=cache, advance=advance))
     return verdicts
+
+
+def request_changes(config: EvaluateConfig, records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How the requests to each judge or served model had to be changed: ``{"temperature": None}``, it was not sent.
+
+    Args:
+        config: The judges and served models.
+        records: Cached replies.
+    """
+    specs = {spec.name: spec for spec in config.judges}
+    specs |= {f"answer of {name}": spec for name, spec in config.endpoints.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        spec = specs.get(str(record.get("judge")))
+        if spec is None or any(record.get(key) != getattr(spec, key) for key in ("base_url", "model", "revision")):
+            continue
+        if record.get("temperature", 0) is None or "limit_parameter" in record:
+            found[str(record["judge"])] = {
+                key: record[key] for key in ("temperature", "limit_parameter") if key in record
+            }
+    return found
 
 
 def tabulate(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
@@ -121,30 +156,12 @@ def _ask_no_model(questions: Sequence[Question]) -> Sequence[Outcome]:
     raise RuntimeError("a judge that asks a model must state Judge(..., asks_model=True)")
 
 
-def _require_model(spec: JudgeConfig) -> None:
-    if load_judge(spec.name).asks_model and spec.model is None:
-        raise UserError(
-            f"evaluate.judges: {spec.name} asks a model; set base_url and model of a server, or model alone (a folder "
-            f"or hub id): {{name: {spec.name}, base_url: http://127.0.0.1:8000/v1, model: NAME}}"
-        )
-
-
-def _server(spec: JudgeConfig) -> Server:
-    if spec.base_url is not None:
-        from sealtune.evaluation.endpoint import Endpoint
-
-        return Endpoint(spec)
-    from sealtune.evaluation.local import LocalModel
-
-    return LocalModel(spec)
-
-
 def _identity(spec: JudgeConfig) -> dict[str, Any]:
-    _require_model(spec)
+    require_model(spec)
     if not load_judge(spec.name).asks_model:
         return {"name": spec.name}
     keys = ("name", "base_url", "model", "revision", "max_tokens", "format")
     identity = {key: getattr(spec, key) for key in keys} | {"prompt_sha256": prompt_template(spec.name).sha256}
     if spec.base_url is None:
-        identity["revision"] = _server(spec).identity["revision"]
+        identity["revision"] = server_for(spec).identity["revision"]
     return identity

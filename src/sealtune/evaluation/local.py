@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sealtune.core.config import Config, JudgeConfig
@@ -31,6 +31,17 @@ class LocalModel:
             "temperature": 0,
             "max_tokens": config.max_tokens,
         }
+
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """Nothing: greedy decoding, with the limit as it is."""
+        return {}
+
+    def prepare(self, questions: Sequence[Question]) -> None:
+        """Check, without loading the model, that it exists and can be asked these questions. Raises UserError."""
+        tokenizer = load_tokenizer(self.source)
+        for question in questions:
+            _encode(tokenizer, question)
 
     def send(self, questions: Mapping[str, Question], on_outcome: OnOutcome) -> None:
         """Answer all questions, in batches. Raises UserError if the model cannot be loaded."""

@@ -39,7 +39,7 @@ def answer(
 
     answers = generate(
         model,
-        [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts],
+        [encode_prompt(tokenizer, prompt.prompt, opened=True) for prompt in prompts],
         tokenizer=tokenizer,
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,

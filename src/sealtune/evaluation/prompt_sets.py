@@ -16,7 +16,7 @@ from typing import Any, Literal
 from sealtune.core.config import DatasetConfig, PromptsConfig
 from sealtune.core.errors import UserError
 from sealtune.core.files import cache_folder
-from sealtune.data.text_files import read_rows
+from sealtune.data.sources import expand, read_rows
 
 Kind = Literal["harmful", "harmless"]
 Row = Mapping[str, Any]
@@ -94,7 +94,7 @@ def _read_file(path: str, chosen: PromptSet) -> Iterator[tuple[str, Row]]:
         yield from read_rows(DatasetConfig(path=path))
         return
     try:  # as the authors publish it: no header, one prompt per line
-        with Path(path).open(encoding="utf-8-sig", newline="") as lines:
+        with expand(path).open(encoding="utf-8-sig", newline="") as lines:
             for number, fields in enumerate(csv.reader(lines), 1):
                 if fields and fields != [chosen.column]:
                     yield f"{path}, line {number}", {chosen.column: fields[0]}

@@ -12,7 +12,7 @@ from sealtune.core.errors import UserError
 from sealtune.core.sanitize import is_valid_utf8
 from sealtune.core.types import Drop, Prompt
 from sealtune.data.encode import encode_prompt
-from sealtune.data.text_files import read_rows
+from sealtune.data.sources import read_rows
 from sealtune.evaluation.prompt_sets import TEXTS, Kind, prompt_sets, read
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def fit(found: Prompts, tokenizer: PreTrainedTokenizerBase, max_length: int, max
     context = tokenizer.model_max_length - max_new_tokens  # a huge number if the tokenizer has no limit
     fitting = Prompts([], list(found.drops))
     for prompt in found.asked:
-        length = len(encode_prompt(tokenizer, prompt.prompt))
+        length = len(encode_prompt(tokenizer, prompt.prompt, opened=True))
         if length <= min(max_length, context):
             fitting.asked.append(prompt)
         else:

@@ -21,6 +21,7 @@ from sealtune.core.types import Response, Verdict
 from sealtune.evaluation import comparison
 from sealtune.evaluation.comparison import MethodResult
 from sealtune.evaluation.judges import load_judge
+from sealtune.evaluation.judging import require_answers
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
 from sealtune.pipeline.runner import adopt_stage, run_stage
@@ -58,7 +59,10 @@ def compare(config: Config) -> dict[str, Any]:
     check(config)
     results: list[MethodResult] = []
     failed: list[dict[str, Any]] = []
-    for variant in plan(config):
+    variants = plan(config)
+    if any(not Run(variant.config).folder.path("evaluate/results.json").exists() for variant in variants):
+        require_answers(config.evaluate)  # before anything is ranked
+    for variant in variants:
         try:
             results += _run(variant, results)
         except StoppedError:

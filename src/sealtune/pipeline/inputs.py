@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,17 +19,21 @@ from sealtune.core.errors import UserError
 from sealtune.core.types import Drop, Labels
 from sealtune.data.cache import RowCache, TokenCache
 from sealtune.data.chat_template import ensure_chat_template
-from sealtune.data.encode import encode, encode_batches
+from sealtune.data.encode import EncodeOptions, encode, encode_batches
 from sealtune.data.encoded import Encoded, TokensAndMask
-from sealtune.data.formats import UnusableRow
 from sealtune.data.load import load, no_rows
+from sealtune.data.reasons import describe, plural
 from sealtune.data.row_store import Rows, UnusedRows
+from sealtune.data.turns import UnusableRow
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
 from sealtune.models.load import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from sealtune.pipeline.fingerprints import data_fingerprint
+from sealtune.pipeline.labels import read_label
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 Owner = TypeVar("Owner")
 Loaded = TypeVar("Loaded")
@@ -70,6 +76,8 @@ class RunInputs:
         self.config = config
         self.cache = cache
         self.parent = parent
+        self.notes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """How rows were changed to fit the chat template, counted by set, if they were tokenized just now."""
 
     @load_once
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -126,7 +134,8 @@ class RunInputs:
         if column is None:
             return None
         samples = self.load_rows().samples
-        labels = (_label(sample.row, column, sample.id) for sample in samples)
+        threshold = self.config.label_threshold
+        labels = (read_label(sample.row, column, sample.id, threshold) for sample in samples)
         return Labels(samples.ids, np.fromiter(labels, np.int64, len(samples)))
 
     # -- other data sets ---------------------------------------------------------------------------------------------
@@ -182,29 +191,43 @@ class RunInputs:
         Raises:
             UserError: no row can be used.
         """
-        length, overlong_rows = self.config.max_length, self.config.overlong_rows
+        options = self._encode_options()
         found = None
         if self.cache is not None and name is not None:
-            about = f"{tokenizer_fingerprint(self.load_tokenizer())} {length} {overlong_rows}"
+            about = f"{tokenizer_fingerprint(self.load_tokenizer())} {options}"
             found = self.cache.get(name, about, rows, lambda: self._tokenize(rows, name))
-        encoded, drops = found or encode(rows.samples, self.load_tokenizer(), length, overlong_rows)
+        if found is None:
+            notes = Counter[str]()
+            found = encode(rows.samples, self.load_tokenizer(), **asdict(options), notes=notes)
+            self._say(name or "rows", notes)
+        encoded, drops = found
         if len(encoded) == 0:
-            reasons, first = sorted({drop.reason for drop in drops}), next(iter(drops))
+            reasons, first = describe(drops).partition(": ")[2], next(iter(drops))
             raise UserError(
-                f"no usable row is left of {len(rows.samples)} ({', '.join(reasons)}); first: {first.detail}; "
-                f"look at them with `sealtune inspect`, or raise max_length={length}"
+                f"no usable row is left of {len(rows.samples)} ({reasons}); first: {first.detail}; "
+                f"look at them with `sealtune inspect`, or raise max_length={options.max_length}"
             )
         return TokenizedRows(rows, encoded, UnusedRows(rows.drops, drops))
 
+    def _encode_options(self) -> EncodeOptions:
+        config = self.config
+        return EncodeOptions(config.max_length, config.overlong_rows, config.template_markers)
+
     def _tokenize(self, rows: Rows, name: str) -> Iterator[list[TokensAndMask | UnusableRow]]:
-        config, done, total = self.config, 0, len(rows.samples)
+        done, total, notes = 0, len(rows.samples), Counter[str]()
         with track(f"{name}: tokens") as advance:
-            for batch in encode_batches(rows.samples, self.load_tokenizer(), config.max_length, config.overlong_rows):
+            for batch in encode_batches(rows.samples, self.load_tokenizer(), self._encode_options(), notes):
                 yield batch
                 done += len(batch)
                 if done < total:  # no progress line for a single batch
                     tokens = sum(len(tried[0]) for tried in batch if not isinstance(tried, UnusableRow))
                     advance(done, total, len(batch), tokens)
+        self._say(name, notes)
+
+    def _say(self, name: str, notes: Counter[str]) -> None:
+        self.notes[name] = notes
+        for note, count in notes.items():
+            logger.info("%s: %s: %s", name, plural(count, "row"), note)
 
     def _load(self, name: str, configs: list[DatasetConfig]) -> Rows:
         """The rows of these data sets. With a cache they are kept under ``name``."""
@@ -225,17 +248,3 @@ def _required(key: str, configs: list[DatasetConfig]) -> list[DatasetConfig]:
         flag = "--data" if key == "datasets" else "--safe"
         raise UserError(f"{key}: none given; set it in the config or use {flag} FILE")
     return configs
-
-
-def _label(row: Mapping[str, Any], column: str, row_id: str) -> int:
-    if column not in row:
-        raise UserError(f"label_column: row {row_id} has no column {column!r}; columns: {', '.join(map(str, row))}")
-    try:
-        value = int(row[column])
-    except (TypeError, ValueError):
-        value = -1
-    if value not in (0, 1):
-        raise UserError(
-            f"label_column: row {row_id} has {row[column]!r} in {column!r}; 0 (safe) or 1 (unsafe) is needed"
-        )
-    return value

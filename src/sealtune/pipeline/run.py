@@ -47,7 +47,7 @@ class Run:
             "model": self.inputs.fingerprints()["model"],
             "ranked_by": model_fingerprint(self.config.ranking),
             "datasets": self.inputs.fingerprints()["datasets"],
-            **self.settings("max_length", "overlong_rows"),
+            **self.settings("max_length", "overlong_rows", "template_markers"),
         }
 
     def require_same_rows(self, stage: str) -> None:

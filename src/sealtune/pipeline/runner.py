@@ -11,16 +11,21 @@ from sealtune.core.errors import StoppedError
 from sealtune.pipeline.environment import git_revision, machine, measured, versions
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
-from sealtune.pipeline.stages import STAGES, Stage
+from sealtune.pipeline.stages import STAGES, Stage, evaluate
 
 logger = logging.getLogger(__name__)
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run, *, force: bool = False) -> None:
     """Load everything that the later stages need, so that an error shows before hours of ranking.
+
+    Args:
+        run: The run.
+        force: Every stage will run, even if it is finished.
 
     Raises:
         UserError: a setting, file or row cannot be used.
+        RunError: a judge's server does not answer.
     """
     from sealtune.evaluation import harness, judging
     from sealtune.ranking import methods
@@ -31,6 +36,8 @@ def check_run(run: Run) -> None:
         methods.require_estimates_unsafe_share(config.rank.method)
     judging.check(config.evaluate)
     harness.check(config.evaluate)
+    if config.evaluate.prompts and distributed.is_main_process() and (force or not evaluate.is_done(run)):
+        judging.require_answers(config.evaluate)
     run.inputs.load_prompts()
     run.inputs.load_labels()
     run.inputs.load_mix_rows()

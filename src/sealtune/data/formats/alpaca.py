@@ -1,4 +1,4 @@
-"""Alpaca: ``instruction`` and ``output``; optional ``input`` and ``system``."""
+"""Alpaca: ``instruction`` and ``output``; optional ``input``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from sealtune.core.types import Message
 from sealtune.data.formats import conversation, text
 
 COLUMNS = frozenset({"instruction", "output"})
+OPTIONAL = frozenset({"input"})
 
 
 def read(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The conversation of a row; the input follows the instruction after a blank line. Raises UnusableRow."""
-    instruction, extra = text(row["instruction"]), _optional(row, "input")
-    prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return conversation([("system", _optional(row, "system")), ("user", prompt), ("assistant", row["output"])])
-
-
-def _optional(row: Mapping[str, Any], column: str) -> str:
-    value = row.get(column)
-    return "" if value is None else text(value)
+    instruction, extra = text(row["instruction"]), row.get("input")
+    prompt = f"{instruction}\n\n{text(extra)}" if extra is not None and text(extra).strip() else instruction
+    return conversation([("user", prompt), ("assistant", row["output"])])

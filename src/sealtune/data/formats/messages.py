@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sealtune.core.types import Message
-from sealtune.data.formats import UnusableRow, conversation, turns
+from sealtune.data.formats import conversation
+from sealtune.data.turns import list_of_turns
 
 COLUMNS = frozenset({"messages"})
 
 
 def read(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The conversation of a row. Raises UnusableRow."""
-    if not isinstance(row["messages"], list):
-        raise UnusableRow("not_a_message", "messages is not a list")
-    return conversation(turns(row["messages"], "user"))
+    return conversation(list_of_turns(row["messages"], "messages"))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sealtune.core import distributed
 from sealtune.core.console import track
 from sealtune.core.types import Scores
+from sealtune.data.duplicates import count_shared
 from sealtune.data.encoded import Encoded
+from sealtune.data.reasons import describe, plural
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
         safe = run.inputs.for_ranking().load_safe()
     _log_size("candidates", candidates, rows)
     _log_size("safe set", safe.encoded, safe)
+    if shared := count_shared(rows.rows.samples, safe.rows.samples):
+        logger.warning("rank: %s of the safe set: their ranking says nothing", plural(shared, "candidate"))
     scores, log = _rank(run, dependencies, candidates, safe.encoded)
     if not distributed.is_main_process():
         return Outcome([], {})
@@ -84,5 +88,5 @@ def _rank(run: Run, dependencies: Mapping[str, Any], candidates: Encoded, safe: 
 
 
 def _log_size(name: str, encoded: Encoded, rows: TokenizedRows) -> None:
-    unusable = f", {len(rows.drops):,} unusable" if rows.drops else ""
+    unusable = f", {describe(rows.drops)}" if rows.drops else ""
     logger.info("%s: %s rows, %s tokens%s", name, f"{len(encoded):,}", f"{int(encoded.lengths.sum()):,}", unusable)

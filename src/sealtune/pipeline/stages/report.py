@@ -20,7 +20,8 @@ def depends_on(run: Run) -> dict[str, Any]:
     done = {name: entry.outputs for name, entry in stages.items() if name != "report"}
     for name in done.keys() & {"rank", "select", "evaluate"}:  # the report must not show files that were changed
         run.folder.outputs_of(name)
-    return run.settings("report", "label_column") | {"datasets": run.inputs.fingerprints()["datasets"], "outputs": done}
+    settings = run.settings("report", "label_column", "label_threshold")
+    return {**settings, "datasets": run.inputs.fingerprints()["datasets"], "outputs": done}
 
 
 def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:

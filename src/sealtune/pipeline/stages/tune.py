@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def depends_on(run: Run) -> dict[str, Any]:
     """The rows kept, the model and the trainer's settings."""
     return {
-        **run.settings("seed", "max_length", "overlong_rows"),
+        **run.settings("seed", "max_length", "overlong_rows", "template_markers"),
         "tune": run.config.tune.model_dump(mode="json", exclude={"save_steps"}),
         **run.model_settings(),
         **run.inputs.fingerprints(),

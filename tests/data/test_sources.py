@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helpers.file_types import ROWS, WRITERS, write_csv, write_jsonl, write_parquet
 from sealtune.core.config import DatasetConfig
 from sealtune.core.errors import UserError
-from sealtune.data.text_files import read_rows
+from sealtune.data.sources import local_files, read_rows
 
 
 def read(path, **options):
@@ -108,8 +108,9 @@ def test_a_large_csv_field_is_read(tmp_path):
         ("c.json", b'[{"a": 1},\n{"a" 2}]', "not valid JSON (Expecting ':' delimiter at line 2, column 6)"),
         ("c.json", b'[{"a": 1}, 2]', "row 2: a row must be an object"),
         ("c.json", b'[{"a": \n"\xff"}]', "line 2: not UTF-8 text"),
-        ("c.jsonl.gz", b"\x1f\x8b", "compressed files are not read"),
-        ("c.xlsx", b"PK", "unknown file type"),
+        ("c.jsonl.gz", b"\x1f\x8b", "cannot be decompressed"),
+        ("c.xlsx", b"PK", ".xlsx files are not read; unpack or save it as CSV or JSONL"),
+        ("c.gguf", b"GGUF", "unknown file type"),
         ("c.parquet", b"nonsense", "cannot be read"),
         ("c.arrow", b"nonsense", "cannot be read"),
     ],
@@ -151,7 +152,56 @@ def test_save_to_disk_folders_are_read(tmp_path):
     assert [row for _, row in read(tmp_path / "one")] == ROWS
     assert [row for _, row in read(tmp_path / "split", split="test")] == ROWS
     assert "no split 'train'; it has test" in error_message(tmp_path / "split")
-    assert "a folder that save_to_disk did not write" in error_message(tmp_path)
+    assert "holds folders of save_to_disk (one, split/test); name one of them" in error_message(tmp_path)
+
+
+def test_a_home_and_a_pattern_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for number in (10, 9):
+        (tmp_path / f"part-{number}.jsonl").write_text(json.dumps({"n": number}))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "x.jsonl").write_text('{"n": 1}')
+    assert [row["n"] for _, row in read("~/part-9.jsonl")] == [9]
+    assert [row["n"] for _, row in read("~/part-*.jsonl")] == [9, 10]
+    assert [row["n"] for _, row in read("~/**/*.jsonl")] == [1, 9, 10]
+    assert [row["n"] for _, row in read("~")] == [1, 9, 10]
+    assert "no such user" in error_message("~nobody-of-this-name/x.jsonl")
+
+
+def test_a_pattern_that_matches_nothing_or_several_types_is_one_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "b.csv").write_text("a\n1\n")
+    (tmp_path / "deep").mkdir()
+    assert "no file matches" in error_message(tmp_path / "*.parquet")
+    assert "only folders match" in error_message(tmp_path / "de*")
+    assert "several types (1 .csv, 1 .jsonl)" in error_message(tmp_path / "*")
+    assert [row for _, row in read(tmp_path / "*.csv")] == [{"a": "1"}]
+
+
+def test_a_file_of_a_name_with_brackets_is_no_pattern(tmp_path):
+    (tmp_path / "rows[1].jsonl").write_text('{"a": 1}')
+    assert len(read(tmp_path / "rows[1].jsonl")) == 1
+
+
+def test_a_split_of_a_file_that_has_none_is_refused(tmp_path):
+    for name, content in (("rows.csv", "a\n1\n"), ("rows.jsonl", '{"a": 1}\n{"a": 2}\n'), ("rows.json", '[{"a": 1}]')):
+        (tmp_path / name).write_text(content)
+        assert "no split 'test'" in error_message(tmp_path / name, split="test")
+    (tmp_path / "rows-test.csv").write_text("a\n1\n")
+    assert len(read(tmp_path / "rows-test.csv", split="test")) == 1
+
+
+def test_all_files_that_are_read_are_listed(tmp_path):
+    (tmp_path / ".git").mkdir()
+    for name in ("train.jsonl", "test.jsonl", "README.md", ".git/train.jsonl"):
+        (tmp_path / name).write_text("{}")
+    assert local_files(DatasetConfig(path=str(tmp_path))) == [tmp_path / "train.jsonl"]
+    assert local_files(DatasetConfig(path=str(tmp_path / "t*.jsonl"))) == [
+        tmp_path / "test.jsonl",
+        tmp_path / "train.jsonl",
+    ]
+    assert local_files(DatasetConfig(path=str(tmp_path / "test.jsonl"))) == [tmp_path / "test.jsonl"]
+    assert local_files(DatasetConfig(path="owner/rows")) is None
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

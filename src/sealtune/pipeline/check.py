@@ -1,0 +1,124 @@
+"""What a run would read: rows, turns, tokens, duplicates, the model and the judges. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sealtune.data.chat_template import DEFAULT_TEMPLATE, get_template_info
+from sealtune.data.duplicates import MAX_COMPARED, count_near_duplicates, count_repeats, count_shared
+from sealtune.data.encode import CUT_AFTER_ANSWER
+from sealtune.data.reasons import describe, plural
+from sealtune.data.row_store import Samples
+from sealtune.evaluation import judging
+from sealtune.evaluation.prompts import notices
+from sealtune.models.load import compute_dtype, public_name
+from sealtune.pipeline.inputs import RunInputs, TokenizedRows
+
+
+@dataclass
+class Findings:
+    """Lines of the page by section, and what would be lost."""
+
+    sections: dict[str, list[str]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+
+
+def check(inputs: RunInputs) -> Findings:
+    """Read everything that a run needs, and say what was understood.
+
+    Raises:
+        UserError: a file, a setting or the tokenizer cannot be used at all.
+    """
+    found = Findings()
+    config = inputs.config
+    found.sections["model"] = list(_describe_model(inputs))
+    candidates = inputs.load_candidates()
+    _add_rows(found, "candidates", candidates, inputs)
+    if config.safe_datasets:
+        safe = inputs.load_safe()
+        _add_rows(found, "safe set", safe, inputs)
+        if shared := count_shared(candidates.rows.samples, safe.rows.samples):
+            found.sections["safe set"].append(f"candidates that are in the safe set too: {shared:,}")
+            found.lost.append(f"{plural(shared, 'candidate')} of the safe set: their ranking says nothing")
+    inputs.load_labels()
+    if config.evaluate.prompts:
+        prompts = inputs.load_prompts()
+        found.sections["prompts"] = [f"{len(prompts.asked):,} prompts", *notices(prompts.drops)]
+        found.lost += notices(prompts.drops)
+    _add_judges(found, inputs)
+    return found
+
+
+def _describe_model(inputs: RunInputs) -> Iterator[str]:
+    config, tokenizer = inputs.config, inputs.load_tokenizer()
+    yield f"{public_name(config)}, {str(compute_dtype(config)).removeprefix('torch.')}" + (
+        ", base in 4-bit" if config.load_in_4bit else ""
+    )
+    yield f"tokenizer of {len(tokenizer):,} tokens; end {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}"
+    info = get_template_info(tokenizer)
+    if info.template == DEFAULT_TEMPLATE:
+        yield "no chat template of its own: a plain one is used, with '### User:' and '### Assistant:'"
+    elif info.marks_responses and info.template != tokenizer.get_chat_template():
+        yield "chat template: TRL's variant for training of the model's own, which marks what is learned"
+    else:
+        yield "chat template: the model's own" + (", which marks what is learned" if info.marks_responses else "")
+    if not info.supports_system_role:
+        yield "the chat template has no system role: system prompts are put before the first user turn"
+
+
+def _add_rows(found: Findings, name: str, tokenized: TokenizedRows, inputs: RunInputs) -> None:
+    samples, encoded, drops = tokenized.rows.samples, tokenized.encoded, tokenized.drops
+    lines = found.sections.setdefault(name, [])
+    lines.append(f"{len(encoded):,} usable rows of {len(encoded) + len(drops):,}")
+    if drops:
+        lines.append(describe(drops))
+        first = next(iter(drops))
+        found.lost.append(f"{name}: {describe(drops)}; first, row {first.id}: {first.detail}")
+    lines += _describe_turns(samples)
+    lengths, limit = encoded.lengths, inputs.config.max_length
+    low, middle, high = np.percentile(lengths, [0, 50, 100]).astype(int)
+    learned = int(encoded.block(0, len(encoded)).mask.sum())
+    lines.append(f"{lengths.sum():,} tokens, {learned:,} of them learned; per row {low} to {high}, median {middle}")
+    if cut := int((lengths >= limit).sum()):
+        lines.append(f"{plural(cut, 'row')} of max_length={limit} or more")
+        found.lost.append(f"{name}: {plural(cut, 'row')} of max_length={limit} or more tokens may be cut; raise it")
+    for note, count in inputs.notes[name.removesuffix(" set")].items():
+        lines.append(f"{plural(count, 'row')}: {note}")
+        if note == CUT_AFTER_ANSWER or "not learned" in note:
+            found.lost.append(f"{name}: {plural(count, 'row')}: {note}")
+    lines += _describe_duplicates(samples)
+
+
+def _describe_turns(samples: Samples) -> Iterator[str]:
+    roles: Counter[str] = Counter()
+    masked = thinking = calls = 0
+    for sample in samples:
+        for turn in sample.messages:
+            roles[turn.role] += 1
+            masked += turn.role == "assistant" and not turn.train
+            thinking += "reasoning_content" in turn.fields or "</think>" in turn.content
+            calls += "tool_calls" in turn.fields
+    yield "turns: " + ", ".join(f"{count:,} {role}" for role, count in roles.most_common())
+    extra = {"marked as context": masked, "with thinking": thinking, "with tool calls": calls}
+    if any(extra.values()):
+        yield "assistant turns: " + ", ".join(f"{count:,} {what}" for what, count in extra.items() if count)
+
+
+def _describe_duplicates(samples: Samples) -> Iterator[str]:
+    repeats, near = count_repeats(samples), count_near_duplicates(samples)
+    compared = f" (of the first {MAX_COMPARED:,})" if len(samples) > MAX_COMPARED else ""
+    yield f"duplicates: {repeats:,} exact, {near:,} exact or near{compared}"
+
+
+def _add_judges(found: Findings, inputs: RunInputs) -> None:
+    config = inputs.config.evaluate
+    judging.check(config)
+    lines = found.sections.setdefault("judges", [])
+    for _, ok, message in judging.ping(config):
+        lines.append(message)
+        if not ok:
+            found.lost.append(f"judge {message}")
