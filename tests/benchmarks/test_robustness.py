@@ -20,7 +20,7 @@ def test_a_killed_stage_loses_nothing(tmp_path, tiny_folder, stage, method, kill
 
 
 def test_broken_files_are_refused_in_a_few_words(tmp_path, tiny_folder):
-    report = fuzz(SimpleNamespace(inputs=400, seed=7, model=str(tiny_folder)), tmp_path)
+    report = fuzz(SimpleNamespace(inputs=600, seed=3, model=str(tiny_folder)), tmp_path)
     assert report["crashes"] == []
     outcomes = {outcome.rpartition(" ")[0].split()[0] + outcome[outcome.rfind(" ") :] for outcome in report["outcomes"]}
     assert {"judge judged", ".jsonl rows", ".jsonl refused", ".yaml config", "manifest.json refused"} <= outcomes

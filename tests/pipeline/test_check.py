@@ -55,7 +55,7 @@ def test_what_would_be_lost_is_said(project):
     lost = page.partition("what would be lost")[2]
     assert "2 candidates of the safe set: their ranking says nothing" in lost
     assert "1 row: the turns after their last answer are cut off" in lost
-    assert "1 row of max_length=160 or more tokens may be cut" in lost
+    assert "2 rows of max_length=160 or more tokens may be cut" in lost
     assert "no role 'critic'" in lost
 
 

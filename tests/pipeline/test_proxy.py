@@ -31,8 +31,8 @@ def proxy(tmp_path_factory):
 @pytest.fixture
 def settings(project, proxy):
     rows = [{"id": row["id"], "prompt": row["prompt"], "response": row["response"]} for row in made_rows(12, 1)]
-    rows[3] |= {"id": "two turns of the user", "prompt": "", "response": ""}
-    turns = [{"role": role, "content": "red fox"} for role in ("user", "user", "assistant")]
+    rows[3] |= {"id": "the assistant begins", "prompt": "", "response": ""}
+    turns = [{"role": role, "content": "red fox"} for role in ("assistant", "user", "assistant")]
     rows = [
         {
             "id": row["id"],
@@ -57,7 +57,7 @@ def test_the_small_model_ranks_and_the_large_model_is_tuned(settings, proxy):
     scores = run.folder.read_scores()
     assert len(scores) == 11
     (unusable,) = [row for row in run.folder.read_jsonl("select/dropped.jsonl") if row["sealtune"]["rank"] is None]
-    assert unusable["id"] == "two turns of the user"
+    assert unusable["id"] == "the assistant begins"
     assert "for the ranking model" in unusable["sealtune"]["reason"]
     tuned = json.loads(Path("out/tune/adapter_config.json").read_text())
     assert tuned["base_model_name_or_path"] == settings["model_name_or_path"]
@@ -72,7 +72,7 @@ def test_new_rows_are_scored_by_the_model_that_ranked(settings):
     run_stage(run, "rank")
     score(run, [DatasetConfig(path="candidates.jsonl")])
     found = {row["id"]: row["sealtune"]["score"] for row in run.folder.read_jsonl("score/rows.jsonl")}
-    assert found.pop("two turns of the user") is None
+    assert found.pop("the assistant begins") is None
     assert len(found) == 11
     changed = settings | {"rank": settings["rank"] | {"model_name_or_path": None}}
     with pytest.raises(UserError, match="rank, ranked_by changed"):
@@ -99,6 +99,6 @@ def test_the_ranking_model_must_not_change_between_stages(settings):
 
 def test_no_row_is_usable_by_the_ranking_model(settings):
     rows = [json.loads(line) for line in Path("candidates.jsonl").read_text(encoding="utf-8").splitlines()]
-    write_jsonl(Path("candidates.jsonl"), [row for row in rows if row["id"] == "two turns of the user"])
+    write_jsonl(Path("candidates.jsonl"), [row for row in rows if row["id"] == "the assistant begins"])
     with pytest.raises(UserError, match="no usable row is left of 1"):
         run_stage(Run(build_config(settings)), "rank")

@@ -6,10 +6,12 @@ many models' templates, and the one that belongs to the tokenizer's own is appli
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -107,7 +109,7 @@ def _as_template_message(message: Message, parts: bool) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _probe(tokenizer: PreTrainedTokenizerBase, own: str) -> TemplateInfo:
-    template = _training_variant(tokenizer, own)
+    template = _training_variant(own)
     nothing = re.compile("(?!)")
     info = TemplateInfo(template, bool(GENERATION.search(template)), True, False, nothing, nothing)
     if "sealtune" not in _try(tokenizer, info, [Message("user", "sealtune")]):
@@ -125,18 +127,20 @@ def _probe(tokenizer: PreTrainedTokenizerBase, own: str) -> TemplateInfo:
     )
 
 
-def _training_variant(tokenizer: PreTrainedTokenizerBase, own: str) -> str:
-    """TRL's variant of the template that marks responses; the template itself if there is none."""
-    from trl import chat_template_utils
+def _training_variant(template: str) -> str:
+    """TRL's variant of the template that marks responses; the template itself if it marks them, or TRL has none."""
+    if GENERATION.search(template):
+        return template
+    return _trl_variants().get(template, template)
 
-    if GENERATION.search(own):
-        return own
-    try:
-        variant = chat_template_utils.get_training_chat_template(tokenizer)
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
-        return own
-    default = tokenizer.chat_template["default"] if isinstance(tokenizer.chat_template, dict) else own
-    return str(variant) if variant and default == own else own
+
+@cache
+def _trl_variants() -> dict[str, str]:
+    """The templates that TRL ships, and the variant for training of each. TRL is not imported, which takes seconds."""
+    spec = importlib.util.find_spec("trl")
+    folder = Path(spec.origin or "").parent / "chat_templates" if spec else Path()
+    pairs = ((path.with_name(path.name.replace("_training", "")), path) for path in folder.glob("*_training.jinja"))
+    return {own.read_text("utf-8"): variant.read_text("utf-8") for own, variant in pairs if own.exists()}
 
 
 def _with(info: TemplateInfo, **changes: Any) -> TemplateInfo:

@@ -30,7 +30,7 @@ class Conversation(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def add_context(messages: tuple[Message, ...], row: Mapping[str, Any], used: Collection[str]) -> Conversation:
+def add_context(messages: tuple[Message, ...], row: Mapping[str, Any], used: frozenset[str]) -> Conversation:
     """The whole conversation of a row.
 
     Args:
@@ -41,9 +41,9 @@ def add_context(messages: tuple[Message, ...], row: Mapping[str, Any], used: Col
     Raises:
         UnusableRow: a column that carries meaning cannot be used.
     """
-    columns = row.keys() & COLUMNS - frozenset(used)
-    if not columns and messages[0].role != "assistant":
+    if COLUMNS.isdisjoint(row) and messages[0].role != "assistant":
         return Conversation(messages)
+    columns = row.keys() & COLUMNS - used
     _require_text_only(row)
     notes = _read_marks(row, columns)
     opening = tuple(takewhile(lambda turn: turn.role == "system", messages))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sealtune.core.config import DatasetConfig
@@ -42,6 +43,11 @@ class Layout:
     renamed: Mapping[str, str]
     problem: UnusableRow | None = None
 
+    @cached_property
+    def key(self) -> tuple[str, frozenset[str]]:
+        """The format and the columns read."""
+        return self.name, self.columns
+
 
 class Layouts:
     """The layouts of a dataset's rows, by their columns; two formats in one file are two layouts."""
@@ -56,20 +62,27 @@ class Layouts:
         self._known: dict[tuple[str, ...], Layout] = {}
         self._rename = _renamer(config.columns)
 
-    def find(self, row: Mapping[str, Any]) -> Layout:
-        """The layout of a row. Raises UserError if it has become clear that no row can be read."""
+    def find(self, row: Mapping[str, Any]) -> tuple[Layout, Mapping[str, Any]]:
+        """The layout of a row, and the row under its names.
+
+        Raises:
+            UserError: it has become clear that no row can be read.
+        """
         layout = self._of(tuple(row))
-        if layout.problem is not None or any(layout.rename(row).get(name) is None for name in layout.reader.COLUMNS):
-            # In a table, a column that a row does not have is null.
-            other = self._of(tuple(column for column, value in row.items() if value is not None))
-            layout = other if other.problem is None else layout
+        view = layout.rename(row)
+        for name in layout.reader.COLUMNS:
+            if view.get(name) is None:  # in a table, a column that a row does not have is null
+                other = self._of(tuple(column for column, value in row.items() if value is not None))
+                layout = other if other.problem is None else layout
+                view = layout.rename(row)
+                break
         if layout.problem is None:
-            self.rows[layout.name, layout.columns] += 1
+            self.rows[layout.key] += 1
         else:
             self.unknown += 1
             if self.unknown > MAX_UNKNOWN:
                 self.require_any()
-        return layout
+        return layout, view
 
     def require_any(self) -> None:
         """Raise UserError if there were rows, and none could be read: it says which columns are needed."""

@@ -68,8 +68,7 @@ class _Source:
     def read(self) -> Iterator[Entry]:
         """The rows as entries; how they were read is logged at the end. Raises UserError as in ``load``."""
         for where, row in self._located_rows():
-            layout = self.layouts.find(row)
-            view = layout.rename(row)
+            layout, view = self.layouts.find(row)
             try:
                 yield _entry(row, view, self._converse(layout, view), self._name)
             except RecursionError:
@@ -91,7 +90,8 @@ class _Source:
             found = add_context(layout.reader.read(view), view, layout.columns)
         except UnusableRow as error:
             return error
-        self.notes.update(found.notes)
+        if found.notes:
+            self.notes.update(found.notes)
         return found
 
 

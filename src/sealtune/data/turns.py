@@ -34,6 +34,7 @@ CALLS = ("function_call", "tool_call", "tool_calls")
 """Roles of turns in which the assistant calls tools; the content is JSON."""
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names} | dict.fromkeys(CALLS, "assistant")
 
+PLAIN_TURN = {"role", "content"}
 ROLE_KEYS = ("role", "from", "speaker", "author", "sender")
 CONTENT_KEYS = ("content", "value", "text", "message", "utterance")
 THINKING_FIELD = "reasoning_content"
@@ -65,11 +66,12 @@ def conversation(messages: Iterable[Message | tuple[Any, Any]]) -> tuple[Message
     responses = [turn for turn in found if turn.role == "assistant"]
     if not responses:
         raise UnusableRow("no_assistant_turn", "no assistant turn to train on")
-    if not all(turn.content.strip() or turn.fields.get("tool_calls") for turn in responses):
-        raise UnusableRow("empty_response", "an assistant turn is blank")
+    for turn in responses:
+        if not (turn.content.strip() or turn.fields.get("tool_calls")):
+            raise UnusableRow("empty_response", "an assistant turn is blank")
     if not any(turn.train for turn in responses):
         raise UnusableRow("marked_not_to_train", "all assistant turns are marked as not to be trained on")
-    return tuple(turn for turn in found if turn.role != "system" or turn.content.strip())
+    return tuple([turn for turn in found if turn.role != "system" or turn.content.strip()])
 
 
 def message(role: Any, content: Any) -> Message:
@@ -102,11 +104,13 @@ def as_list(value: Any) -> list[Any] | None:
     Raises:
         UnusableRow: the text is Python's repr of a list, which is never evaluated.
     """
+    if isinstance(value, list):
+        return value
     if isinstance(value, str):
         return _parse_turns(value)
     if isinstance(value, Mapping):
         return _from_columns(value)
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
         return list(value)
     return list(value.tolist()) if hasattr(value, "tolist") else None
 
@@ -114,7 +118,7 @@ def as_list(value: Any) -> list[Any] | None:
 def text(value: Any) -> str:
     """A content as text: a string, or a list of text parts, which are joined. Raises UnusableRow."""
     if isinstance(value, list) and _are_parts(value):
-        value = "".join(_part_text(part) for part in value)
+        value = "".join(str(part["text"]) for part in value)
     if not isinstance(value, str):
         raise UnusableRow("not_text", f"a content is {type(value).__name__}, not text")
     try:
@@ -151,6 +155,8 @@ def tool_call(call: Any) -> dict[str, Any]:
 
 def _to_message(item: Any) -> Message:
     """The message of one turn. Raises UnusableRow."""
+    if type(item) is dict and item.keys() == PLAIN_TURN and isinstance(item["content"], str):
+        return message(item["role"], item["content"])  # most turns: nothing else has to be looked for
     if isinstance(item, list | tuple) and len(item) == 2 and str(item[0]).strip().lower() in ROLE_OF:
         return message(*item)
     if not isinstance(item, Mapping):
@@ -220,6 +226,8 @@ def _is_trained(item: Mapping[str, Any]) -> bool:
 
 
 def _role(role: Any) -> str:
+    if isinstance(role, str) and role in ROLES:
+        return role
     found = ROLE_OF.get(role.strip().lower()) if isinstance(role, str) else None
     if found is None:
         shown = repr(role if isinstance(role, str) else type(role).__name__)[:30]
@@ -229,7 +237,11 @@ def _role(role: Any) -> str:
 
 def _first(item: Mapping[str, Any], keys: Iterable[str]) -> Any:
     """The value of the first key that has one."""
-    return next((item[key] for key in keys if item.get(key) is not None), None)
+    for key in keys:
+        value = item.get(key)
+        if value is not None:
+            return value
+    return None
 
 
 def _parse_turns(value: str) -> list[Any] | None:
@@ -263,15 +275,10 @@ def _parse_json(value: Any) -> Any:
 
 def _are_parts(value: list[Any]) -> bool:
     """Whether this is a content in parts, all of them text; an empty list is not."""
-    are_text = [
-        isinstance(part, Mapping)
-        and part.get("type") in TEXT_PARTS
-        and isinstance(part.get("text"), str)
-        and _first(part, ROLE_KEYS) is None
-        for part in value
-    ]
-    return len(are_text) > 0 and all(are_text)
+    return bool(value) and all(map(_is_text_part, value))
 
 
-def _part_text(part: Mapping[str, Any]) -> str:
-    return str(part["text"])
+def _is_text_part(part: Any) -> bool:
+    if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+        return False
+    return part.get("type") in TEXT_PARTS and _first(part, ROLE_KEYS) is None

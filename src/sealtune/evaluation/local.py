@@ -67,7 +67,7 @@ class LocalModel:
 def _encode(tokenizer: Any, question: Question) -> list[int]:
     """Token ids of the chat. More than a single user turn needs the classifier's own chat template."""
     if len(question.messages) == 1 and not question.chat_template_kwargs:
-        return encode_prompt(tokenizer, question.messages[0]["content"])
+        return encode_prompt(tokenizer, question.messages[0]["content"], opened=True)
     if not tokenizer.chat_template:
         raise UserError(f"evaluate.judges: {question.judge}: the model has no chat template of its own")
     tokens: list[int] = tokenizer.apply_chat_template(
