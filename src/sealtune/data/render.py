@@ -185,7 +185,7 @@ def _spans_by_prefix(
         if message.role == "assistant":
             before = apply(tokenizer, info, messages[:i], tools, generate=True)[0]
             after = apply(tokenizer, info, messages[: i + 1], tools)[0] if i + 1 < len(messages) else text
-            start, end = _common(before, after), _common(after, text)
+            start, end = _common(before, after), len(text[: _common(after, text)].rstrip())
             intact = text.startswith(before[:start]) and _contains(text[start:end], message.content)
             spans.append((start, end) if intact or i + 1 == len(messages) else None)
     return spans
@@ -215,13 +215,17 @@ def _check_nothing_is_lost(
     notes = set()
     answers = iter(spans)
     for i, message in enumerate(messages):
-        span = next(answers) if message.role == "assistant" else (0, len(text))
-        region = text[slice(*span)] if span is not None else text
-        if not _contains(region, message.content):
-            thinking, end, answer = message.content.rpartition(THINKING_END)
-            if message.role != "assistant" or not end or not _contains(region, answer):
+        if message.role != "assistant":
+            if not _contains(text, message.content):
                 raise changed()
-            if not _contains(region, thinking.rpartition(THINKING_START)[2]):
+            continue
+        span = next(answers)
+        region = text[slice(*span)] if span is not None else text
+        if span is None or not _contains(region, message.content):
+            thinking, end, answer = message.content.rpartition(THINKING_END)
+            if not (end or THINKING_FIELD in message.fields) or not _contains(region, answer):
+                raise changed()
+            if span is None or not _contains(region, thinking.rpartition(THINKING_START)[2]):
                 notes.add(_thinking_left_out(must_think=must_think and i == len(messages) - 1))
         _check_fields(message, region, must_think=must_think and i == len(messages) - 1, notes=notes)
     for tool in tools:
