@@ -26,7 +26,7 @@ class ReleasedStep:
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.train()
-        self.model = get_peft_model(model, lora_config(settings))
+        self.model = get_peft_model(model, lora_config(settings, model))
         self.omega = nn.Parameter(torch.full((len(candidates),), 0.1, device=model.device))
         theta = [p for p in self.model.parameters() if p.requires_grad]
         self.theta_optimizer = torch.optim.AdamW(theta, lr=settings.learning_rate, weight_decay=settings.weight_decay)

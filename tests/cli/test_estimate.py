@@ -166,3 +166,50 @@ def test_a_config_json_without_dimensions_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 3}')
     with pytest.raises(UserError, match="does not state the dimensions of a decoder"):
         estimate(build_config({"model_name_or_path": str(tmp_path)}))
+
+
+def test_files_are_counted_wherever_they_are(tmp_path, monkeypatch):
+    folder = tmp_path / "home" / "shards"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        write_jsonl(folder / f"{name}.jsonl", [{"prompt": "p", "response": "y" * 200}] * 5)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    for place in (str(folder), f"{folder}/*.jsonl", "~/shards", "~/shards/[ab].jsonl"):
+        result = estimate(small(tmp_path, datasets=[place]))
+        assert result.notes[0].startswith("10 candidates (counted)"), place
+        assert result.disk["rows kept and dropped"] == size
+
+
+def test_compressed_files_have_a_size_and_no_number_of_rows(tmp_path):
+    import gzip
+
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "p", "response": "r"}\n' * 10))
+    result = estimate(small(tmp_path, datasets=[str(tmp_path / "rows.jsonl.gz")]))
+    assert "files missing" in result.notes[0]
+    assert result.disk["rows kept and dropped"] == (tmp_path / "rows.jsonl.gz").stat().st_size
+
+
+def test_rows_are_not_longer_than_the_model_allows(tmp_path):
+    config = small(tmp_path, max_length=100)
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | {"max_position_embeddings": 8}))
+    result = estimate(config)
+    assert "max_length 8, the positions of the model" in result.notes
+    assert result.gpu == estimate(small(tmp_path)).gpu
+
+
+@pytest.mark.parametrize(
+    ("stated", "size"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 0.52),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.04),
+        ({"quant_method": "gptq", "bits": 4}, 0.52),
+        ({"quant_method": "fp8"}, 1.04),
+        ({"quant_method": "other"}, 2),
+    ],
+)
+def test_quantised_weights_have_their_own_size(tmp_path, stated, size):
+    default = estimate(small(tmp_path)).gpu["evaluate"]
+    config = small(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | {"quantization_config": stated}))
+    assert default - estimate(config).gpu["evaluate"] == pytest.approx(288 * (2 - size), abs=1e-3)

@@ -1,6 +1,8 @@
 import pytest
 
+from helpers.families import family_model
 from helpers.processes import pretend
+from helpers.tiny import tiny_model
 from sealtune.core.config_io import build_config
 from sealtune.tuning.regimes import DataParallel, ShardedBase, ShardedModel, Zero3, choose_regime
 
@@ -29,4 +31,10 @@ def test_launcher_and_config_determine_the_regime(monkeypatch, processes, variab
     config = build_config({"model_name_or_path": "m", "tune": {"use_peft": use_peft}})
     regime = choose_regime(config)
     assert type(regime) is expected
-    assert (regime.peft_config() is not None) == (use_peft and expected is not ShardedBase)
+    assert (regime.peft_config(tiny_model()) is not None) == (use_peft and expected is not ShardedBase)
+
+
+def test_the_adapter_is_that_of_the_models_family():
+    regime = choose_regime(build_config({"model_name_or_path": "m"}))
+    assert regime.peft_config(family_model("gpt_neox")).target_modules == {"query_key_value"}
+    assert regime.peft_config(tiny_model()).target_modules == {"q_proj", "v_proj"}

@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sealtune.cli.layouts import LAYOUTS, LLAMA, SPELLINGS, TIED, read_kv_heads, read_size
 from sealtune.core.config import Config
 from sealtune.core.errors import UserError
+from sealtune.models.lengths import positions
 
 
 class ModelDimensions(NamedTuple):
-    """The dimensions of a decoder; ``fused`` for GPT-NeoX's layers, otherwise Llama's."""
+    """The dimensions of a decoder.
+
+    Attributes:
+        family: The ``model_type`` of its config.json, which names its layers.
+        positions: The largest number of tokens; None without a limit.
+        bits: Bits per weight of a layer, if the files hold quantised weights.
+    """
 
     layers: int
     hidden: int
@@ -22,18 +30,18 @@ class ModelDimensions(NamedTuple):
     vocabulary: int
     head_size: int
     tied: bool = False
-    fused: bool = False
+    family: str = "llama"
+    positions: int | None = None
+    bits: int | None = None
 
     @property
     def modules(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of each weight matrix of a layer."""
-        d, q, kv = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size
-        if self.fused:
-            attention = {"query_key_value": (d, q + 2 * kv), "dense": (q, d)}
-            return attention | {"dense_h_to_4h": (d, self.intermediate), "dense_4h_to_h": (self.intermediate, d)}
-        attention = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
-        mlp = {"gate_proj": (d, self.intermediate), "up_proj": (d, self.intermediate)}
-        return attention | mlp | {"down_proj": (self.intermediate, d)}
+        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        sizes = {"d": self.hidden, "q": q, "kv": kv, "qkv": q + 2 * kv}
+        sizes |= {"f": self.intermediate, "ff": 2 * self.intermediate}
+        layout = LAYOUTS.get(self.family, LLAMA)
+        return {name: (sizes[inputs], sizes[outputs]) for name, (inputs, outputs) in layout.items()}
 
     @property
     def linear(self) -> int:
@@ -56,7 +64,7 @@ KNOWN = {
     "meta-llama/Meta-Llama-3-70B-Instruct": ModelDimensions(80, 8192, 28_672, 64, 8, 128_256, 128),
     "meta-llama/Llama-3.2-1B-Instruct": ModelDimensions(16, 2048, 8192, 32, 8, 128_256, 64, tied=True),
     "ibm/merlinite-7b": ModelDimensions(32, 4096, 14336, 32, 8, 32_008, 128),
-    "EleutherAI/pythia-2.8b": ModelDimensions(32, 2560, 10_240, 32, 32, 50_304, 80, fused=True),
+    "EleutherAI/pythia-2.8b": ModelDimensions(32, 2560, 10_240, 32, 32, 50_304, 80, family="gpt_neox"),
     "smollm2-135m-instruct": ModelDimensions(30, 576, 1536, 9, 3, 49_152, 64, tied=True),
 }
 """Models that can be estimated without their config.json."""
@@ -65,7 +73,7 @@ KNOWN = {
 def read_dimensions(config: Config) -> ModelDimensions:
     """The model's dimensions, from a folder, the table above, or the hub's cache. Raises UserError if unknown."""
     name = config.model_name_or_path
-    path = Path(name) / "config.json"
+    path = Path(name).expanduser() / "config.json"
     if not path.is_file():
         if name in KNOWN:
             return KNOWN[name]
@@ -90,16 +98,46 @@ def _cached_config(name: str, revision: str | None) -> Path:
 
 
 def _parse(values: Mapping[str, Any]) -> ModelDimensions:
+    bits = _bits(values)
     values = values.get("text_config") or values
-    heads = int(values["num_attention_heads"])
+    family = str(values.get("model_type", "llama"))
+    heads, hidden = _required(values, "heads"), _required(values, "hidden")
     return ModelDimensions(
-        layers=int(values["num_hidden_layers"]),
-        hidden=int(values["hidden_size"]),
-        intermediate=int(values["intermediate_size"]),
+        layers=_required(values, "layers"),
+        hidden=hidden,
+        intermediate=_intermediate(values, family, hidden),
         heads=heads,
-        kv_heads=int(values.get("num_key_value_heads") or heads),
+        kv_heads=read_kv_heads(values, heads),
         vocabulary=int(values["vocab_size"]),
-        head_size=int(values.get("head_dim") or values["hidden_size"] // heads),
-        tied=bool(values.get("tie_word_embeddings", False)),
-        fused=values.get("model_type") == "gpt_neox",
+        head_size=int(values.get("head_dim") or hidden // heads),
+        tied=bool(values.get("tie_word_embeddings", family in TIED)),
+        family=family,
+        positions=positions(values),
+        bits=bits,
     )
+
+
+def _required(values: Mapping[str, Any], name: str) -> int:
+    """A size. Raises KeyError if it is not stated."""
+    size = read_size(values, name)
+    if size is None:
+        raise KeyError(SPELLINGS[name][0])
+    return size
+
+
+def _intermediate(values: Mapping[str, Any], family: str, hidden: int) -> int:
+    """The intermediate size; families unlike Llama need not state it. Raises KeyError if it is not known."""
+    size = read_size(values, "intermediate")
+    if size is None and family not in LAYOUTS:
+        raise KeyError("intermediate_size")
+    return size or int(values.get("expansion_ratio") or 4) * hidden
+
+
+def _bits(values: Mapping[str, Any]) -> int | None:
+    """Bits per weight of a quantised model; None if it is not quantised, or its config.json does not state them."""
+    quantised = values.get("quantization_config") or {}
+    if quantised.get("load_in_4bit") or quantised.get("quant_method") == "mxfp4":
+        return 4
+    if quantised.get("load_in_8bit") or "fp8" in str(quantised.get("quant_method")):
+        return 8
+    return int(quantised["bits"]) if quantised.get("bits") else None

@@ -17,6 +17,7 @@ from sealtune.cli.dimensions import ModelDimensions, read_dimensions
 from sealtune.cli.flops import rank_cost, rank_flops, trainable_parameters, tune_flops
 from sealtune.cli.gpu_memory import base_bytes, generation_bytes, rank_bytes, tune_bytes, weight_size
 from sealtune.core.config import Config, DatasetConfig
+from sealtune.data.sources import local_files
 from sealtune.evaluation.prompt_sets import prompt_sets
 from sealtune.ranking.job import Amounts
 
@@ -28,6 +29,8 @@ TOKEN_BYTES, ROW_BYTES = 5, 70
 """Disk space per token (its id and loss mask), and per row in addition to its text."""
 ROWS, SAFE_ROWS, TOKENS, PROMPTS = 10_000, 10_000, 400, 500
 """Assumed sizes of missing files; TOKENS is per row. The safe set is never assumed larger than the candidates."""
+COUNTED = (".jsonl", ".ndjson", ".csv", ".tsv")
+"""Types of files with one row per line."""
 
 
 class Gpu(NamedTuple):
@@ -87,6 +90,7 @@ def estimate(config: Config, rows: int | None = None, gpu: Gpu = GPUS["H100"]) -
         UserError: The model's dimensions are unknown.
     """
     model, ranking_model = read_dimensions(config), read_dimensions(config.ranking)
+    config, shortened = _fit_max_length(config, (model, ranking_model))
     amounts, notes = count_rows(config, rows)
     return Estimate(
         model,
@@ -97,8 +101,16 @@ def estimate(config: Config, rows: int | None = None, gpu: Gpu = GPUS["H100"]) -
         },
         _disk_bytes(model, ranking_model, config, amounts),
         _hours(model, ranking_model, config, amounts, gpu),
-        (*notes, f"{_assumed_speed(gpu)}; judges and downloads are not included"),
+        (*notes, *shortened, f"{_assumed_speed(gpu)}; judges and downloads are not included"),
     )
+
+
+def _fit_max_length(config: Config, models: Sequence[ModelDimensions]) -> tuple[Config, list[str]]:
+    """The config with the largest ``max_length`` that the models allow, and a note if that is less."""
+    allowed = min(model.positions or config.max_length for model in models)
+    if config.max_length <= allowed:
+        return config, []
+    return config.model_copy(update={"max_length": allowed}), [f"max_length {allowed}, the positions of the model"]
 
 
 # -- disk and time -----------------------------------------------------------------------------------------------------
@@ -132,7 +144,13 @@ def _disk_bytes(
 
 def _file_bytes(datasets: Sequence[DatasetConfig]) -> float:
     """Total size of the files that exist."""
-    return float(sum(Path(data.path).stat().st_size for data in datasets if Path(data.path).is_file()))
+    return float(sum(path.stat().st_size for data in datasets for path in _files(data)))
+
+
+def _files(data: DatasetConfig) -> list[Path]:
+    """The files of a dataset; none if they are not on this machine. Raises UserError if they cannot be read."""
+    found = local_files(data) if data.rows is None else None
+    return [path for path in found or [] if path.is_file()]
 
 
 def _hours(
@@ -176,20 +194,25 @@ def count_rows(config: Config, rows: int | None = None) -> tuple[Amounts, list[s
 
 def _rows_and_bytes(datasets: Sequence[DatasetConfig]) -> tuple[int, float]:
     """Total rows and bytes of local text files; 0 if any of them cannot be counted."""
-    found = [_count_file(data) for data in datasets]
+    found = [_count_rows(data) for data in datasets]
     if any(count is None for count, _ in found):
         return 0, 0.0
     return sum(count or 0 for count, _ in found), sum(size for _, size in found)
 
 
-def _count_file(data: DatasetConfig) -> tuple[int | None, float]:
-    """Rows and bytes of a local text file, both times ``fraction``; (None, 0) if it cannot be counted."""
-    path = Path(data.path)
-    if not path.is_file() or path.suffix.lower() not in (".jsonl", ".ndjson", ".csv", ".tsv"):
+def _count_rows(data: DatasetConfig) -> tuple[int | None, float]:
+    """Rows and bytes of local text files, both times ``fraction``; (None, 0) if they cannot be counted."""
+    files = _files(data)
+    if not files or any(path.suffix.lower() not in COUNTED for path in files):
         return None, 0.0
+    lines = sum(map(_count_lines, files))
+    return round(lines * data.fraction), sum(path.stat().st_size for path in files) * data.fraction
+
+
+def _count_lines(path: Path) -> int:
+    """Lines that are not blank."""
     with path.open("rb") as file:
-        lines = sum(1 for line in file if line.strip())
-    return round(lines * data.fraction), path.stat().st_size * data.fraction
+        return sum(1 for line in file if line.strip())
 
 
 def _count_prompts(config: Config) -> int:
@@ -197,6 +220,6 @@ def _count_prompts(config: Config) -> int:
     total = 0
     for prompts in config.evaluate.prompts:
         known = prompt_sets().get(prompts.set or "")
-        available = known.rows if known else _count_file(DatasetConfig(path=str(prompts.path)))[0] or PROMPTS
+        available = known.rows if known else _count_rows(DatasetConfig(path=str(prompts.path)))[0] or PROMPTS
         total += min(available, prompts.limit or (known.max_prompts if known else None) or available)
     return total

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sealtune.cli.dimensions import ModelDimensions
 from sealtune.core.config import Config, LoraBlock
+from sealtune.models.target_modules import ALL_LINEAR, any_matches, choose_targets, matches
 from sealtune.ranking.job import Amounts, Cost
 from sealtune.ranking.methods import load_ranker
 
@@ -27,13 +28,18 @@ def trainable_parameters(model: ModelDimensions, block: LoraBlock) -> int:
     """All weights, or with LoRA layers x r x (inputs + outputs) of each adapted matrix."""
     if not block.use_peft:
         return model.parameters
-    sizes = (sum(model.modules.get(name, (model.hidden,) * 2)) for name in adapted_modules(model, block))
-    return model.layers * block.lora_r * sum(sizes)
+    return model.layers * block.lora_r * sum(map(sum, adapted_sizes(model, block)))
 
 
-def adapted_modules(model: ModelDimensions, block: LoraBlock) -> list[str]:
-    """The matrices of a layer that have an adapter."""
-    return list(model.modules) if block.lora_target_modules == "all-linear" else block.lora_target_modules
+def adapted_sizes(model: ModelDimensions, block: LoraBlock) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the matrices of a layer that have an adapter; a layer of an unknown name is square."""
+    matrices = model.modules
+    targets = choose_targets(block, matrices, model.family) or block.lora_target_modules
+    if targets == ALL_LINEAR:
+        return list(matrices.values())
+    found = [size for name, size in matrices.items() if matches(targets, name)]
+    unknown = [] if isinstance(targets, str) else [t for t in targets if not any_matches([t], matrices)]
+    return found + [(model.hidden, model.hidden)] * len(unknown)
 
 
 def token_flops(

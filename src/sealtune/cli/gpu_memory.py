@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sealtune.cli.dimensions import ModelDimensions
-from sealtune.cli.flops import adapted_modules, trainable_parameters
+from sealtune.cli.flops import adapted_sizes, trainable_parameters
 from sealtune.core.config import Config, LoraBlock
 from sealtune.ranking.job import Cost
 
@@ -16,6 +16,8 @@ OVERHEAD = 2**30
 """CUDA context and the workspaces of libraries."""
 FOUR_BIT_SIZE = 0.52
 """Bytes per 4-bit weight, with 4 % for scales (double quantisation)."""
+SCALES = 1.04
+"""Size of quantised weights together with their scales, relative to their bits."""
 
 
 class Strategy(NamedTuple):
@@ -39,22 +41,31 @@ def weight_size(config: Config) -> int:
 
 
 def base_bytes(model: ModelDimensions, config: Config) -> float:
-    """The weights of the base model; with ``load_in_4bit`` its layers at about half a byte per weight."""
+    """The weights of the base model; those of its layers are smaller with ``load_in_4bit`` or quantised files."""
     size = weight_size(config)
-    return model.embedding * size + model.linear * (FOUR_BIT_SIZE if config.load_in_4bit else size)
+    return model.embedding * size + model.linear * (_quantised_size(model, config) or size)
+
+
+def _quantised_size(model: ModelDimensions, config: Config) -> float | None:
+    """Bytes per quantised weight of a layer; None if they are not quantised."""
+    if config.load_in_4bit:
+        return FOUR_BIT_SIZE
+    return SCALES * model.bits / 8 if model.bits else None
 
 
 def frozen_bytes(model: ModelDimensions, config: Config, block: LoraBlock, strategy: Strategy) -> float:
     """Frozen weights on one GPU, with the buffers for gathering or dequantising them.
 
-    If sharded, two layers are gathered at once (the current and the next), and the embeddings always are. A 4-bit base
-    is dequantised one matrix at a time. A fully trained model has no frozen base.
+    If sharded, two layers are gathered at once (the current and the next), and the embeddings always are. A quantised
+    base is dequantised one matrix at a time. A fully trained model has no frozen base.
     """
     size = weight_size(config)
     if strategy.shards_base:
         return size * (model.embedding + model.linear / strategy.gpus + 2 * model.linear / model.layers)
     largest = max(inputs * outputs for inputs, outputs in model.modules.values())
-    return (base_bytes(model, config) if block.use_peft else 0.0) + (largest * size if config.load_in_4bit else 0)
+    return (base_bytes(model, config) if block.use_peft else 0.0) + (
+        largest * size if _quantised_size(model, config) else 0
+    )
 
 
 def trainable_bytes(block: LoraBlock, weights: int) -> float:
@@ -85,7 +96,7 @@ def _trained_input_bytes(model: ModelDimensions, config: Config, block: LoraBloc
     """Inputs of the trained matrices and norms of a layer, per token."""
     if not block.use_peft:
         return weight_size(config) * (5 * model.hidden + model.intermediate) + 8 * model.hidden
-    return 4.0 * sum(model.modules.get(name, (model.hidden,))[0] for name in adapted_modules(model, block))
+    return 4.0 * sum(inputs for inputs, _ in adapted_sizes(model, block))
 
 
 def temporary_bytes(model: ModelDimensions, config: Config, block: LoraBlock, logits: float) -> float:

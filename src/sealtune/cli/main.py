@@ -158,7 +158,7 @@ def inspect(
             inputs.load_tokenizer(),
             Console(),
             rows=rows,
-            max_length=run.config.max_length,
+            max_length=inputs.max_length(),
         )
 
 

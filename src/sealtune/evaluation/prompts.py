@@ -53,24 +53,34 @@ def load_prompts(configs: Sequence[PromptsConfig]) -> Prompts:
     return found
 
 
-def fit(found: Prompts, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int) -> Prompts:
-    """The prompts that have at most ``max_length`` tokens and fit into the model's context.
+def fit(
+    found: Prompts,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    max_new_tokens: int,
+    context: int | None = None,
+) -> Prompts:
+    """The prompts that have at most ``max_length`` tokens and, with the new tokens, fit into the model's context.
 
     Longer prompts are dropped, not truncated: a prompt without its end is another question.
+
+    Args:
+        context: The largest number of tokens that the model allows; None without a limit.
 
     Raises:
         UserError: the chat template rejects a prompt, or none is left.
     """
-    context = tokenizer.model_max_length - max_new_tokens  # a huge number if the tokenizer has no limit
+    longest = tokenizer.model_max_length  # a huge number if the tokenizer has no limit
+    room = min(longest, context or longest) - max_new_tokens
     fitting = Prompts([], list(found.drops))
     for prompt in found.asked:
         length = len(encode_prompt(tokenizer, prompt.prompt, opened=True))
-        if length <= min(max_length, context):
+        if length <= min(max_length, room):
             fitting.asked.append(prompt)
         else:
             remedy = f"evaluate.max_prompt_length={length} would admit it"
-            if length > context:
-                remedy = f"with {max_new_tokens} new tokens more than the model's context"
+            if length > room:
+                remedy = f"with {max_new_tokens} new tokens more than the model's context of {room + max_new_tokens:,}"
             detail = f"{length:,} tokens; {remedy}"
             fitting.drops.append(Drop(prompt.id, prompt.set, "too_long", detail, {"prompt": prompt.prompt}))
     if found.asked and not fitting.asked:

@@ -20,7 +20,9 @@ from sealtune.core.errors import RunError, UserError
 from sealtune.data.batches import Batch, Padded
 from sealtune.models import sharding
 from sealtune.models.causal_lm import CausalLM, decoder_blocks
+from sealtune.models.quantised import require_trainable
 from sealtune.models.state_dict import check_shapes, strip_prefix
+from sealtune.models.target_modules import has_transposed, log_targets, target_modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -150,15 +152,17 @@ class Player:
             }
 
 
-def lora_config(settings: LoraBlock) -> Any:
-    """peft's LoraConfig for these settings."""
+def lora_config(settings: LoraBlock, model: PreTrainedModel) -> Any:
+    """peft's LoraConfig for these settings on this model. Raises UserError if they name no layer of it."""
     from peft import LoraConfig
 
+    targets = target_modules(model, settings)
     return LoraConfig(
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=settings.lora_target_modules,
+        target_modules=targets,
+        fan_in_fan_out=has_transposed(model, targets),
         task_type="CAUSAL_LM",
     )
 
@@ -170,10 +174,12 @@ def lora_players(model: PreTrainedModel, settings: LoraBlock, names: Iterable[st
         UserError: ``lora_target_modules`` names no layer of the model, or the output layer.
     """
     _freeze(model, settings)
+    log_targets(model, settings)
     first, *others = names
+    configs = {name: lora_config(settings, model) for name in others}  # PEFT renames the layers that it adapts
     peft_model = _add_adapter(model, settings, seed, first)
     for name in others:
-        peft_model.add_adapter(name, lora_config(settings))
+        peft_model.add_adapter(name, configs[name])
         _copy_adapter(peft_model, first, name)
     if hasattr(model.get_output_embeddings(), "base_layer"):
         raise UserError("lora_target_modules: the output layer cannot have an adapter; name layers of the blocks")
@@ -189,6 +195,7 @@ def sharded_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int) -> A
     Raises:
         UserError: ``lora_target_modules`` names no layer of the model.
     """
+    log_targets(model, settings)
     peft_model = _add_adapter(model, settings, seed)
     _shard_blocks(model)
     return peft_model
@@ -197,7 +204,12 @@ def sharded_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int) -> A
 def full_players(
     model: PreTrainedModel, settings: LoraBlock, names: Iterable[str], autocast: torch.dtype
 ) -> dict[str, Player]:
-    """Players as full models, each a copy of ``model`` in float32 that computes in ``autocast``."""
+    """Players as full models, each a copy of ``model`` in float32 that computes in ``autocast``.
+
+    Raises:
+        UserError: The model is sharded or quantised.
+    """
+    require_trainable(model, "rank.use_peft")
     if sharding.shards_base():
         raise UserError("rank.use_peft: a full model cannot be sharded for ranking; set rank.use_peft to true")
     _freeze(model, settings)
@@ -212,9 +224,10 @@ def full_players(
 def _add_adapter(model: PreTrainedModel, settings: LoraBlock, seed: int, name: str = "default") -> Any:
     from peft import get_peft_model
 
+    config = lora_config(settings, model)
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, lora_config(settings), adapter_name=name)
+        return get_peft_model(model, config, adapter_name=name)
     except ValueError as error:
         raise UserError(f"lora_target_modules: {error}") from None
 

@@ -15,6 +15,7 @@ from sealtune.data.reasons import describe, plural
 from sealtune.data.row_store import Samples
 from sealtune.evaluation import judging
 from sealtune.evaluation.prompts import notices
+from sealtune.models.check import check_models
 from sealtune.models.load import compute_dtype, public_name
 from sealtune.pipeline.inputs import RunInputs, TokenizedRows
 
@@ -35,6 +36,7 @@ def check(inputs: RunInputs) -> Findings:
     """
     found = Findings()
     config = inputs.config
+    check_models(config, ranks=True, tunes=True)
     found.sections["model"] = list(_describe_model(inputs))
     candidates = inputs.load_candidates()
     _add_rows(found, "candidates", candidates, inputs)
@@ -79,7 +81,7 @@ def _add_rows(found: Findings, name: str, tokenized: TokenizedRows, inputs: RunI
         first = next(iter(drops))
         found.lost.append(f"{name}: {describe(drops)}; first, row {first.id}: {first.detail}")
     lines += _describe_turns(samples)
-    lengths, limit = encoded.lengths, inputs.config.max_length
+    lengths, limit = encoded.lengths, inputs.max_length()
     low, middle, high = np.percentile(lengths, [0, 50, 100]).astype(int)
     learned = int(encoded.block(0, len(encoded)).mask.sum())
     lines.append(f"{lengths.sum():,} tokens, {learned:,} of them learned; per row {low} to {high}, median {middle}")

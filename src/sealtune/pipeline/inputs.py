@@ -26,7 +26,9 @@ from sealtune.data.reasons import describe, plural
 from sealtune.data.row_store import Rows, UnusedRows
 from sealtune.data.turns import UnusableRow
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
+from sealtune.models.lengths import Limit, find_limit
 from sealtune.models.load import load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from sealtune.models.model_config import load_model_config
 from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.labels import read_label
 
@@ -85,6 +87,21 @@ class RunInputs:
         tokenizer = load_tokenizer(self.config)
         ensure_chat_template(tokenizer)
         return tokenizer
+
+    @load_once
+    def length_limit(self) -> Limit | None:
+        """The largest number of tokens that the model and its tokenizer allow; None without a limit."""
+        return find_limit(load_model_config(self.config), self.load_tokenizer())
+
+    @load_once
+    def max_length(self) -> int:
+        """``max_length``, or what the model allows if that is less."""
+        requested, limit = self.config.max_length, self.length_limit()
+        if limit is None or requested <= limit.tokens:
+            return requested
+        of = limit.of if self.parent is None else limit.of.replace("the model", "the ranking model")
+        logger.warning("max_length %d is more than the %d %s; using %d", requested, limit.tokens, of, limit.tokens)
+        return limit.tokens
 
     @load_once
     def for_ranking(self) -> RunInputs:
@@ -168,7 +185,9 @@ class RunInputs:
         found = load_prompts(settings.prompts)
         if not found.asked:
             return found
-        return fit(found, self.load_tokenizer(), settings.max_prompt_length, settings.max_new_tokens)
+        limit = self.length_limit()
+        context = limit.tokens if limit else None
+        return fit(found, self.load_tokenizer(), settings.max_prompt_length, settings.max_new_tokens, context)
 
     @load_once
     def fingerprints(self) -> dict[str, Any]:
@@ -182,7 +201,7 @@ class RunInputs:
     # -- loading and tokenization ------------------------------------------------------------------------------------
 
     def tokenize(self, rows: Rows, name: str | None = None) -> TokenizedRows:
-        """Tokenize rows under the run's tokenizer and ``max_length``.
+        """Tokenize rows under the run's tokenizer and ``max_length``, cut to what the model allows.
 
         Args:
             rows: The rows.
@@ -211,7 +230,7 @@ class RunInputs:
 
     def _encode_options(self) -> EncodeOptions:
         config = self.config
-        return EncodeOptions(config.max_length, config.overlong_rows, config.template_markers)
+        return EncodeOptions(self.max_length(), config.overlong_rows, config.template_markers)
 
     def _tokenize(self, rows: Rows, name: str) -> Iterator[list[TokensAndMask | UnusableRow]]:
         done, total, notes = 0, len(rows.samples), Counter[str]()

@@ -7,6 +7,7 @@ from typing import Any
 
 from sealtune.core import distributed
 from sealtune.core.checkpoints import Checkpoints
+from sealtune.core.config import Config
 from sealtune.core.errors import StoppedError
 from sealtune.pipeline.environment import git_revision, machine, measured, versions
 from sealtune.pipeline.folder import RunFolder
@@ -28,12 +29,14 @@ def check_run(run: Run, *, force: bool = False) -> None:
         RunError: a judge's server does not answer.
     """
     from sealtune.evaluation import harness, judging
+    from sealtune.models.check import check_models
     from sealtune.ranking import methods
 
     config = run.config
     methods.load_ranker(config.rank.method)
     if config.select.keep_ratio == "auto" and config.select.threshold is None:
         methods.require_estimates_unsafe_share(config.rank.method)
+    check_models(config, ranks=True, tunes=True)
     judging.check(config.evaluate)
     harness.check(config.evaluate)
     if config.evaluate.prompts and distributed.is_main_process() and (force or not evaluate.is_done(run)):
@@ -66,6 +69,7 @@ def _run_stage(run: Run, name: str, stage: Stage, *, force: bool) -> None:
     if distributed.all_reduce_max(not force and run.folder.is_done(name, dependencies)):
         logger.info("%s: finished before from the same inputs; skipped", name)
         return
+    _check_models(run, name)
     provenance = _provenance(run)
     with measured() as cost:
         outcome = stage.work(run, dependencies)
@@ -74,6 +78,14 @@ def _run_stage(run: Run, name: str, stage: Stage, *, force: bool) -> None:
     logger.info("%s: finished in %.0f s", name, cost["seconds"])
     if run.stop_requested:  # too late to interrupt this stage
         raise StoppedError(f"stopped after {name}, which is finished; start again to resume", run.stop_requested)
+
+
+def _check_models(run: Run, name: str) -> None:
+    """Raise UserError if a stage that trains cannot work with its model; ``check_run`` was not called for one stage."""
+    from sealtune.models.check import check_models
+
+    if name in ("rank", "tune"):
+        check_models(run.config, ranks=name == "rank", tunes=name == "tune")
 
 
 def adopt_stage(run: Run, name: str, lender: RunFolder) -> None:
@@ -90,7 +102,16 @@ def _provenance(run: Run) -> dict[str, Any]:
         "git_revision": git_revision(),
         "model": run.config.model_name_or_path,
         "seed": run.config.seed,
-        "config": run.config.model_dump(mode="json"),
+        "config": _config(run.config),
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def _config(config: Config) -> dict[str, Any]:
+    """The complete config, but for layers that the user did not name: each model's family has its own."""
+    dumped = config.model_dump(mode="json")
+    for name, block in (("rank", config.rank), ("tune", config.tune)):
+        if "lora_target_modules" not in block.model_fields_set:
+            del dumped[name]["lora_target_modules"]
+    return dumped

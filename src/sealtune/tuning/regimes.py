@@ -10,6 +10,7 @@ from sealtune.core.config import Config
 from sealtune.models import sharding
 from sealtune.models.adapters import lora_config, sharded_adapter
 from sealtune.models.load import load_model
+from sealtune.models.target_modules import log_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,9 +27,12 @@ class DataParallel:
         """The model to give to the trainer."""
         return model
 
-    def peft_config(self) -> Any:
-        """The adapter that the trainer adds; None for none."""
-        return lora_config(self.config.tune) if self.config.tune.use_peft else None
+    def peft_config(self, model: PreTrainedModel) -> Any:
+        """The adapter that the trainer adds to the model; None for none."""
+        if not self.config.tune.use_peft:
+            return None
+        log_targets(model, self.config.tune)
+        return lora_config(self.config.tune, model)
 
     def training(self) -> AbstractContextManager[None]:
         """The context to train in."""
@@ -74,7 +78,7 @@ class ShardedBase(DataParallel):
         adapted._ddp_params_and_buffers_to_ignore = sharding.sharded_names(adapted)
         return adapted
 
-    def peft_config(self) -> Any:
+    def peft_config(self, model: PreTrainedModel) -> Any:
         """None: ``prepare`` has added the adapter."""
         return None
 
@@ -89,7 +93,8 @@ class ShardedBase(DataParallel):
         adapted: PreTrainedModel = trainer.model
         if not (self.config.tune.merge and distributed.is_main_process()):
             return adapted
-        model: PreTrainedModel = get_peft_model(load_model(self.config), lora_config(self.config.tune))
+        base = load_model(self.config)
+        model: PreTrainedModel = get_peft_model(base, lora_config(self.config.tune, base))
         set_peft_model_state_dict(model, get_peft_model_state_dict(adapted))
         return model
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sealtune.core.config import Config
 from sealtune.core.errors import RunError, UserError
 from sealtune.data.encoded import Encoded
+from sealtune.models.quantised import require_trainable
 from sealtune.models.state_dict import restoring
 from sealtune.tuning.dataset import RecordingCollator, to_dataset
 from sealtune.tuning.regimes import choose_regime
@@ -58,10 +59,13 @@ def train(
         resume: The checkpoint to resume from.
 
     Raises:
-        UserError: The trainer or peft refuses a setting, or the checkpoint does not fit.
+        UserError: The trainer or peft refuses a setting, the checkpoint does not fit, or the weights are quantised and
+            would be trained.
         StoppedError: A signal stopped the training.
         RunError: The loss or a weight became NaN or infinite.
     """
+    if not config.tune.use_peft:
+        require_trainable(model, "tune.use_peft")
     config = _with_batch_size_of(resume, config) if resume else config
     regime = choose_regime(config)
     model = regime.prepare(model)
@@ -74,7 +78,7 @@ def train(
             model=model,
             args=sft_config(config, scratch, len(rows)),
             processing_class=tokenizer,
-            peft_config=regime.peft_config(),
+            peft_config=regime.peft_config(model),
         )
         if checkpointer is None:
             trainer.train()

@@ -54,7 +54,8 @@ def _save(run: Run, result: TuningResult, rows: int) -> Outcome:
 
     with run.folder.atomic_folder("tune") as scratch:
         save(result.model, run.inputs.load_tokenizer(), run.config, scratch)
-        card = model_card(run.config, run.folder.manifest().as_dict(), rows, result)
+        config = run.config.model_copy(update={"max_length": run.inputs.max_length()})
+        card = model_card(config, run.folder.manifest().as_dict(), rows, result)
         (scratch / "README.md").write_text(card, encoding="utf-8")
     run.folder.write_jsonl("tune/log.jsonl", result.log)
     files = sorted(p for p in run.folder.path("tune").rglob("*") if p.is_file())
