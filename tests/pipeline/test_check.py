@@ -51,6 +51,7 @@ def test_what_would_be_lost_is_said(project):
     assert code == 2
     assert "2 unusable: 1 unknown role 'critic', 1 template markers '<|im_end|>'" in page
     assert "1 system" in page and "assistant turns: 1 marked as context" in page
+    assert "candidates that are in it too: 2 exact, 3 exact or near" in page
     assert re.search(r"duplicates: 1 exact, [23] exact or near", page)
     lost = page.partition("what would be lost")[2]
     assert "2 candidates of the safe set: their ranking says nothing" in lost

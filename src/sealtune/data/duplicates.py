@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sealtune.core.types import Sample
 from sealtune.data.row_store import Samples
+
+if TYPE_CHECKING:
+    from datasketch import MinHash, MinHashLSH
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128
@@ -33,17 +37,35 @@ def count_shared(candidates: Samples, safe: Samples) -> int:
 
 def count_near_duplicates(samples: Samples) -> int:
     """The number of rows, of the first MAX_COMPARED, that are like a row before them, exact duplicates included."""
-    from datasketch import MinHash, MinHashLSH
-
-    index = MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
-    found = 0
-    chosen: Sequence[Sample] = list(islice(samples, MAX_COMPARED))
-    for i, sketch in enumerate(MinHash.generator(map(_shingles, chosen), num_perm=PERMUTATIONS)):
-        if any(index.query(sketch)):
+    index, found = _new_index(), 0
+    for i, sketch in enumerate(_sketches(samples)):
+        if index.query(sketch):
             found += 1
         else:
             index.insert(str(i), sketch)
     return found
+
+
+def count_near_shared(candidates: Samples, safe: Samples) -> int:
+    """The number of candidates, of the first MAX_COMPARED, that are like a row of the safe set, or the same."""
+    index = _new_index()
+    for i, sketch in enumerate(_sketches(safe)):
+        index.insert(str(i), sketch)
+    return sum(bool(index.query(sketch)) for sketch in _sketches(candidates))
+
+
+def _new_index() -> MinHashLSH:
+    from datasketch import MinHashLSH
+
+    return MinHashLSH(threshold=SIMILARITY, num_perm=PERMUTATIONS)
+
+
+def _sketches(samples: Samples) -> Iterator[MinHash]:
+    from datasketch import MinHash
+
+    chosen: Iterator[Sample] = islice(samples, MAX_COMPARED)
+    sketches: Iterator[MinHash] = MinHash.generator(map(_shingles, chosen), num_perm=PERMUTATIONS)
+    return sketches
 
 
 def _shingles(sample: Sample) -> list[bytes]:

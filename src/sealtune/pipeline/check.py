@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sealtune.data.chat_template import DEFAULT_TEMPLATE, get_template_info
-from sealtune.data.duplicates import MAX_COMPARED, count_near_duplicates, count_repeats, count_shared
+from sealtune.data.duplicates import MAX_COMPARED, count_near_duplicates, count_near_shared, count_repeats, count_shared
 from sealtune.data.encode import CUT_AFTER_ANSWER
 from sealtune.data.reasons import describe, plural
 from sealtune.data.row_store import Samples
@@ -43,8 +43,10 @@ def check(inputs: RunInputs) -> Findings:
     if config.safe_datasets:
         safe = inputs.load_safe()
         _add_rows(found, "safe set", safe, inputs)
-        if shared := count_shared(candidates.rows.samples, safe.rows.samples):
-            found.sections["safe set"].append(f"candidates that are in the safe set too: {shared:,}")
+        both = candidates.rows.samples, safe.rows.samples
+        shared, near = count_shared(*both), count_near_shared(*both)
+        found.sections["safe set"].append(f"candidates that are in it too: {shared:,} exact, {near:,} exact or near")
+        if shared:
             found.lost.append(f"{plural(shared, 'candidate')} of the safe set: their ranking says nothing")
     inputs.load_labels()
     if config.evaluate.prompts:
