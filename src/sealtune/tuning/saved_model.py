@@ -2,54 +2,87 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealtune.core.config import Config
-from sealtune.core.errors import UserError
-from sealtune.models.load import compute_dtype, load_model, public_name
+from sealtune.models.adapter_folder import adapter_shapes, apply_adapter, is_adapter
+from sealtune.models.combined_adapter import combine, is_plain_lora
+from sealtune.models.load import adapter_of, base_of, compute_dtype, load_model, public_name, resolve_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = ["is_adapter", "load_tuned", "save", "stands_on"]
+
+logger = logging.getLogger(__name__)
+
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Config, folder: Path) -> None:
-    """Write the tokenizer and the adapter, or the full model if it was tuned in full or ``tune.merge`` is set."""
+    """Write the tokenizer and the adapter, or the full model if it was tuned in full or ``tune.merge`` is set.
+
+    If the model was an adapter's folder, the saved adapter contains both, on the base of the first.
+    """
     tokenizer.save_pretrained(str(folder))
     model.config.use_cache = True  # off only while training
     if config.tune.use_peft and config.tune.merge:
         model = model.merge_and_unload()
     if config.tune.use_peft and not config.tune.merge:
-        for adapter in model.peft_config.values():
-            adapter.base_model_name_or_path = public_name(config)
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        _save_adapter(model, config, folder)
     else:
         model.to(compute_dtype(config)).save_pretrained(str(folder))
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether the folder contains an adapter rather than a full model."""
-    return (folder / "adapter_config.json").exists()
+def _save_adapter(model: PreTrainedModel, config: Config, folder: Path) -> None:
+    first, base = adapter_of(config), stands_on(config)
+    name = public_name(base)
+    if first is not None and base is config:
+        name = resolve_source(config)
+        logger.warning(
+            "tune: the adapter stands on %s merged into its base, saved in %s; to share it, set tune.merge to true",
+            *(config.model_name_or_path, name),
+        )
+    for adapter in model.peft_config.values():
+        adapter.base_model_name_or_path, adapter.revision = name, base.model_revision
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    if first is not None and base is not config:
+        modules = [module for module, _ in model.get_base_model().named_modules()]
+        combine(first, folder, modules)
+        logger.info("tune: the adapter contains %s, so its base is %s", config.model_name_or_path, name)
+
+
+def stands_on(config: Config) -> Config:
+    """The config of the model that the saved adapter stands on.
+
+    It is the run's own model; but for an adapter's folder its base, if both adapters can be combined into one.
+    """
+    first = adapter_of(config)
+    if first is None:
+        return config
+    base = base_of(config, first)
+    return base if adapter_of(base) is None and is_plain_lora(first) else config
 
 
 def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> PreTrainedModel:
-    """The tuned model: the adapter in ``folder`` on ``base``, or the full model in ``folder``.
+    """The tuned model: the adapter in ``folder`` on its base, or the full model in ``folder``.
+
+    Args:
+        base: The run's model, for an adapter. It is changed, and cannot be used any more.
+        folder: The folder of the tuned model.
+        config: The config of the run.
 
     Raises:
         UserError: The folder cannot be loaded.
     """
-    if is_adapter(folder):
-        return _load_adapter(base, folder)
-    return load_model(config.model_copy(update={"model_name_or_path": str(folder), "model_revision": None}))
-
-
-def _load_adapter(base: PreTrainedModel | None, folder: Path) -> PreTrainedModel:
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    if not (folder / "adapter_model.safetensors").is_file():  # peft would read a pickle, or ask the hub
-        raise UserError(f"{folder}: no adapter_model.safetensors; adapters are read from safetensors alone")
-    try:
-        return PeftModel.from_pretrained(base, str(folder)).eval()
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: the adapter cannot be loaded: {error}") from None
+    if not is_adapter(folder):
+        return load_model(config.model_copy(update={"model_name_or_path": str(folder), "model_revision": None}))
+    adapter_shapes(folder)  # refuses a damaged adapter before a model is loaded
+    below = stands_on(config)
+    if below is not config:  # the adapter contains the one that is merged into the run's model
+        if base is not None and not config.load_in_4bit:
+            base.to("meta")  # frees its memory, while the caller still holds it
+        base = load_model(below)
+    assert base is not None
+    model: PreTrainedModel = apply_adapter(base, folder)
+    return model
