@@ -72,6 +72,10 @@ KNOWN = {
 
 def read_dimensions(config: Config) -> ModelDimensions:
     """The model's dimensions, from a folder, the table above, or the hub's cache. Raises UserError if unknown."""
+    from sealtune.models.load import adapter_of, base_of
+
+    if (adapter := adapter_of(config)) is not None:
+        return read_dimensions(base_of(config, adapter))
     name = config.model_name_or_path
     path = Path(name).expanduser() / "config.json"
     if not path.is_file():
