@@ -25,6 +25,7 @@ def test_clean_inputs_lose_nothing(project):
     code, page = check(project)
     assert code == 0, page
     assert "12 usable rows of 12" in page and "6 usable rows of 6" in page
+    assert "clean.jsonl: 12 rows as prompt_response (prompt, response); carried along:" in page
     assert "turns: 12 user, 12 assistant" in page
     assert "duplicates: 0 exact, 0 exact or near" in page
     assert "<|im_start|>assistant ⟦" in page

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +18,7 @@ from sealtune.data.row_store import Samples
 from sealtune.evaluation import judging
 from sealtune.evaluation.prompts import notices
 from sealtune.models.check import check_models
-from sealtune.models.load import compute_dtype, public_name
+from sealtune.models.load import adapter_of, base_of, compute_dtype, public_name
 from sealtune.pipeline.inputs import RunInputs, TokenizedRows
 
 
@@ -38,10 +40,12 @@ def check(inputs: RunInputs) -> Findings:
     config = inputs.config
     check_models(config, ranks=True, tunes=True)
     found.sections["model"] = list(_describe_model(inputs))
-    candidates = inputs.load_candidates()
+    with _messages_of_reading() as found.sections["candidates"]:
+        candidates = inputs.load_candidates()
     _add_rows(found, "candidates", candidates, inputs)
     if config.safe_datasets:
-        safe = inputs.load_safe()
+        with _messages_of_reading() as found.sections["safe set"]:
+            safe = inputs.load_safe()
         _add_rows(found, "safe set", safe, inputs)
         both = candidates.rows.samples, safe.rows.samples
         shared, near = count_shared(*both), count_near_shared(*both)
@@ -57,11 +61,30 @@ def check(inputs: RunInputs) -> Findings:
     return found
 
 
+@contextmanager
+def _messages_of_reading() -> Iterator[list[str]]:
+    """What the data room logs: the formats, the columns used and carried along, the separators of a file."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    room = logging.getLogger("sealtune.data")
+    before = room.level
+    room.addHandler(handler)
+    room.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        room.removeHandler(handler)
+        room.setLevel(before)
+
+
 def _describe_model(inputs: RunInputs) -> Iterator[str]:
     config, tokenizer = inputs.config, inputs.load_tokenizer()
     yield f"{public_name(config)}, {str(compute_dtype(config)).removeprefix('torch.')}" + (
         ", base in 4-bit" if config.load_in_4bit else ""
     )
+    if (adapter := adapter_of(config)) is not None:
+        yield f"an adapter on {base_of(config, adapter).model_name_or_path}, merged into it"
     yield f"tokenizer of {len(tokenizer):,} tokens; end {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}"
     info = get_template_info(tokenizer)
     if info.template == DEFAULT_TEMPLATE:
@@ -76,7 +99,7 @@ def _describe_model(inputs: RunInputs) -> Iterator[str]:
 
 def _add_rows(found: Findings, name: str, tokenized: TokenizedRows, inputs: RunInputs) -> None:
     samples, encoded, drops = tokenized.rows.samples, tokenized.encoded, tokenized.drops
-    lines = found.sections.setdefault(name, [])
+    lines = found.sections[name]
     lines.append(f"{len(encoded):,} usable rows of {len(encoded) + len(drops):,}")
     if drops:
         lines.append(describe(drops))
