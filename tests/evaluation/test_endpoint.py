@@ -493,7 +493,7 @@ def test_a_redirect_on_the_same_server_is_followed():
         assert send(server.url, questions(1)) == [Reply("ok")]
 
 
-def test_an_error_sent_with_http_200_is_retried_and_told():
+def test_an_error_sent_with_http_200_is_retried_and_reported():
     sent = []
 
     def reply(body):

@@ -66,7 +66,7 @@ def test_a_reply_that_is_no_verdict_is_warned_about_once(caplog):
     assert caplog.text.count("harmfulness answers, but gives no verdict on a harmless answer") == 1
 
 
-def test_a_dead_server_is_told_after_one_retry():
+def test_a_dead_server_is_reported_after_one_retry():
     def reply(body):
         raise Bad(503, b'{"error": {"message": "loading"}}')
 
@@ -85,7 +85,7 @@ def test_a_short_disturbance_is_survived_even_without_retries():
         require_answers(settings(judge("harmfulness", server.url, max_retries=0)))
 
 
-def test_all_that_is_wrong_is_told_at_once(caplog):
+def test_all_that_is_wrong_is_reported_at_once(caplog):
     with pytest.raises(RunError, match="harmfulness at"):
         require_answers(settings(judge("harmfulness", DEAD), judge("strongreject", DEAD)))
     assert "strongreject at" in caplog.text

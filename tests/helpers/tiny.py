@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from sealtune.data.encoded import Encoded
 
@@ -27,6 +28,17 @@ def tiny_model(seed: int = 0, **changes: object) -> LlamaForCausalLM:
     model = LlamaForCausalLM(LlamaConfig(**(settings | changes)))
     model.config.use_cache = False
     return model.eval()
+
+
+def with_random_lora(model: PreTrainedModel, seed: int, **settings: object) -> PeftModel:
+    """``model`` with a LoRA of random weights, in evaluation mode; ``settings`` are those of its config."""
+    defaults = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+    adapted = get_peft_model(model, LoraConfig(**(defaults | settings)))
+    torch.manual_seed(seed)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return adapted.eval()
 
 
 def random_rows(n: int, seed: int = 0, prefix: str = "row") -> Encoded:

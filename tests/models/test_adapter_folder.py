@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from helpers.chat_tokenizers import chatml_tokenizer
-from helpers.tiny import tiny_model
+from helpers.tiny import tiny_model, with_random_lora
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import UserError
 from sealtune.models import adapter_folder, model_cache
@@ -32,12 +32,7 @@ def cache(tmp_path, monkeypatch):
 def make_adapter(base, folder, *, name=None, seed=1, **settings):
     """A folder with a LoRA of random weights on the model in ``base``, which its config calls ``name``."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    defaults = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
-    adapted = get_peft_model(model, LoraConfig(**(defaults | settings)))
-    torch.manual_seed(seed)
-    for key, weight in adapted.named_parameters():
-        if "lora_" in key:
-            torch.nn.init.normal_(weight, std=0.2)
+    adapted = with_random_lora(model, seed, **settings)
     for config in adapted.peft_config.values():
         config.base_model_name_or_path = str(base) if name is None else name
     adapted.save_pretrained(folder, save_embedding_layers=False)

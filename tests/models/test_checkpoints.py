@@ -155,7 +155,7 @@ def test_a_token_without_an_embedding_is_named_before_ranking(model, special, wr
     refused(model, r"its tokenizer has others: '<\|turn\|>' \(\d+\); call model.resize_token_embeddings")
 
 
-def test_a_special_token_that_no_row_can_have_is_only_told(model, capsys):
+def test_a_special_token_that_no_row_can_have_is_only_a_warning(model, capsys):
     add_token(model, "<image>", written=False)
     load_tokenizer(config_of(model))
     assert "has no embedding for '<image>'" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from helpers.chat_tokenizers import chatml_tokenizer
-from sealtune.models.lengths import find_limit, positions, usable_length
+from sealtune.models.lengths import find_limit, positions
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def unlimited():
     ids=lambda config: config.model_type,
 )
 def test_every_family_states_its_positions(config, unlimited):
-    assert usable_length(config, unlimited) == 48
+    assert find_limit(config, unlimited).tokens == 48
 
 
 @pytest.mark.parametrize("config", [BloomConfig(), MambaConfig()], ids=lambda config: config.model_type)
 def test_families_without_positions_have_no_limit(config, unlimited):
-    assert usable_length(config, unlimited) is None
+    assert find_limit(config, unlimited) is None
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_the_tokenizers_limit_counts_if_it_is_smaller():
     limit = find_limit(LlamaConfig(max_position_embeddings=48), tokenizer)
     assert limit.tokens == 32 and "model_max_length" in limit.of
     tokenizer.model_max_length = 64
-    assert usable_length(LlamaConfig(max_position_embeddings=48), tokenizer) == 48
-    assert usable_length(MambaConfig(), tokenizer) == 64
+    assert find_limit(LlamaConfig(max_position_embeddings=48), tokenizer).tokens == 48
+    assert find_limit(MambaConfig(), tokenizer).tokens == 64

@@ -82,7 +82,7 @@ def test_names_that_the_user_set_are_not_replaced(targets):
     )
 
 
-def test_a_name_among_others_that_names_no_layer_is_told(caplog):
+def test_a_name_among_others_that_names_no_layer_is_a_warning(caplog):
     log_targets(tiny_model(), RankConfig(lora_target_modules=["q_proj", "Wqkv"]))
     assert caplog.messages == ["rank.lora_target_modules: Wqkv names no layer and is left out"]
 

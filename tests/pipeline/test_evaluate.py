@@ -195,7 +195,7 @@ def test_what_a_judge_did_not_take_is_in_the_manifest(tuned):
 
 
 @pytest.mark.parametrize(("status", "message"), [(None, "cannot be reached"), (401, "HTTP 401"), (404, "HTTP 404")])
-def test_a_judge_that_cannot_answer_is_told_before_ranking(project, status, message):
+def test_a_judge_that_cannot_answer_is_reported_before_ranking(project, status, message):
     def refuse(body):
         raise Bad(status, b'{"error": {"message": "no"}}')
 
@@ -364,7 +364,7 @@ def test_a_model_that_was_tuned_again_is_asked_again_behind_the_same_address(tun
         assert len(server.bodies) == 1 + 8
 
 
-def test_answers_that_are_empty_because_the_model_was_reasoning_are_told(tuned, caplog):
+def test_answers_that_are_empty_because_the_model_was_reasoning_are_reported(tuned, caplog):
     def say(body):
         message = {"role": "assistant", "content": None, "reasoning_content": "Let me think"}
         return {"message": message, "finish_reason": "length"}

@@ -1,4 +1,4 @@
-"""What a model cannot do is told before any work: its length, its layers, its quantisation."""
+"""What a model cannot do is reported before any work: its length, its layers, its quantisation."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def told(caplog):
     return [message for message in caplog.messages if message.startswith("max_length")]
 
 
-def test_rows_are_cut_to_the_positions_of_the_model_and_it_is_told_once(rows, gpt2, caplog):
+def test_rows_are_cut_to_the_positions_of_the_model_with_one_warning(rows, gpt2, caplog):
     inputs = Run(build_config(rows | {"model_name_or_path": str(gpt2)})).inputs
     lengths = [*inputs.load_candidates().encoded.lengths, *inputs.load_safe().encoded.lengths]
     assert max(lengths) == 48

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from helpers.chat_tokenizers import chatml_tokenizer
+from helpers.tiny import with_random_lora
 from sealtune.core.config_io import build_config
 from sealtune.models import combined_adapter, model_cache
 from sealtune.models.load import load_model
@@ -27,19 +28,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(model_cache, "cache_folder", lambda: tmp_path / "cache")
 
 
-def adapt(model, seed, **settings):
-    """``model`` with a LoRA of random weights."""
-    defaults = {"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
-    adapted = get_peft_model(model, LoraConfig(**(defaults | settings)))
-    torch.manual_seed(seed)
-    for name, weight in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(weight, std=0.2)
-    return adapted.eval()
-
-
 def first_round(base, folder, **settings):
-    adapted = adapt(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), 1, **settings)
+    adapted = with_random_lora(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), 1, **settings)
     for config in adapted.peft_config.values():
         config.base_model_name_or_path = str(base)
     adapted.save_pretrained(folder)
@@ -50,7 +40,7 @@ def second_round(first, folder, merge=False, **settings):
     """The logits of the tuned model in memory, and the config; the model is saved."""
     values = {"model_name_or_path": str(first), "dtype": "float32", "tune": {"merge": merge}}
     config = build_config(values)
-    adapted = adapt(load_model(config), 2, **settings)
+    adapted = with_random_lora(load_model(config), 2, **settings)
     found = logits(adapted)
     save(adapted, chatml_tokenizer(), config, folder)
     return found, config
@@ -116,7 +106,7 @@ def test_a_merged_second_round_contains_both(tiny_folder, tmp_path):
 
 def test_the_revision_of_the_base_is_saved(tiny_folder, tmp_path):
     config = build_config({"model_name_or_path": str(tiny_folder), "model_revision": "v2", "dtype": "float32"})
-    save(adapt(load_model(config), 1), chatml_tokenizer(), config, tmp_path / "tune")
+    save(with_random_lora(load_model(config), 1), chatml_tokenizer(), config, tmp_path / "tune")
     assert json.loads((tmp_path / "tune" / "adapter_config.json").read_text())["revision"] == "v2"
 
 

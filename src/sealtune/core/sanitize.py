@@ -42,6 +42,11 @@ def one_line(text: str) -> str:
     return f"{line[:half]} ... {line[-half:]}"
 
 
+def excerpt(text: object, most: int) -> str:
+    """The beginning of a text, or of what an error says, without line breaks: at most this many characters."""
+    return " ".join(str(text).split())[:most]
+
+
 def register_secret(value: str) -> None:
     """Mask this value in all messages from now on."""
     if len(value) >= _MIN_SECRET_LENGTH:

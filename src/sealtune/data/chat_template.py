@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,16 +113,16 @@ def _probe(tokenizer: PreTrainedTokenizerBase, own: str) -> TemplateInfo:
     nothing = re.compile("(?!)")
     info = TemplateInfo(template, bool(GENERATION.search(template)), True, False, nothing, nothing)
     if "sealtune" not in _try(tokenizer, info, [Message("user", "sealtune")]):
-        in_parts = _with(info, wants_parts=True)
+        in_parts = replace(info, wants_parts=True)
         info = in_parts if "sealtune" in _try(tokenizer, in_parts, [Message("user", "sealtune")]) else info
     system = [Message("system", "sealtune"), Message("user", "x"), Message("assistant", "y")]
-    info = _with(info, supports_system_role="sealtune" in _try(tokenizer, info, system))
+    info = replace(info, supports_system_role="sealtune" in _try(tokenizer, info, system))
     talk = system if info.supports_system_role else system[1:]
     turns = _try(tokenizer, info, talk) + _try(tokenizer, info, talk[:-1], generate=True)
     added = [token for token in tokenizer.added_tokens_decoder.values() if token.content not in THINKING_TAGS]
     # Some models mark turns with added tokens that are not "special"; those in a rendered turn are treated as special.
     special = [token.content for token in added if token.special or (token.content.strip() and token.content in turns)]
-    return _with(
+    return replace(
         info, special_tokens=_any_of(special), turn_markers=_any_of([name for name in special if name in turns])
     )
 
@@ -141,10 +141,6 @@ def _trl_variants() -> dict[str, str]:
     folder = Path(spec.origin or "").parent / "chat_templates" if spec else Path()
     pairs = ((path.with_name(path.name.replace("_training", "")), path) for path in folder.glob("*_training.jinja"))
     return {own.read_text("utf-8"): variant.read_text("utf-8") for own, variant in pairs if own.exists()}
-
-
-def _with(info: TemplateInfo, **changes: Any) -> TemplateInfo:
-    return TemplateInfo(**(vars(info) | changes))
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern[str]:

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from sealtune.core.types import Message
-from sealtune.data.turns import MEDIA_KEYS, UnusableRow, as_list, message, read_mark, text, turns
+from sealtune.data.turns import MEDIA_KEYS, UnusableRow, as_list, message, parse_json, read_mark, text, turns
 
 SYSTEM_COLUMNS = (
     *("system", "system_prompt", "system_message", "system_instruction", "system_instructions", "sys_prompt"),
@@ -87,8 +87,8 @@ def _history(row: Mapping[str, Any], columns: Collection[str]) -> list[Message]:
     for column in HISTORY_COLUMNS:
         if column not in columns or not _is_given(row[column]):
             continue
-        found = as_list(row[column]) or _parsed_pairs(row[column])
-        if found is None:
+        found = as_list(row[column]) or parse_json(row[column])
+        if not isinstance(found, list):
             raise UnusableRow("unclear_history", f"{column!r} is neither a list of turns nor of pairs")
         if all(_is_pair(item) for item in found):
             roles = ("user", "assistant")
@@ -96,14 +96,6 @@ def _history(row: Mapping[str, Any], columns: Collection[str]) -> list[Message]:
         else:
             earlier += turns(found, "user")
     return [turn for turn in earlier if turn.role != "user" or turn.content.strip()]
-
-
-def _parsed_pairs(value: Any) -> list[Any] | None:
-    try:
-        found = json.loads(value)
-    except (TypeError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
 
 
 def _is_pair(item: Any) -> bool:

@@ -54,22 +54,28 @@ def encode(
     max_length: int,
     overlong_rows: OverlongRows = "truncate",
     template_markers: TemplateMarkers = "text",
-    notes: Counter[str] | None = None,
 ) -> tuple[Encoded, list[Drop]]:
     """Token ids and loss masks of the rows, and the rows that cannot be trained on.
 
     A row ends with the last token of its last response. A row longer than ``max_length`` is truncated on the right if
     at least MIN_RESPONSE_TOKENS tokens of that response remain and ``overlong_rows`` is ``truncate``; otherwise it is
-    dropped. ``notes`` counts the rows that were changed to fit the template.
+    dropped.
 
     Raises:
         UserError: the tokenizer is not a fast one, so it has no offsets.
     """
+    options = EncodeOptions(max_length, overlong_rows, template_markers)
+    return join_batches(samples, encode_batches(samples, tokenizer, options))
+
+
+def join_batches(
+    samples: Iterable[Sample], batches: Iterable[Sequence[TokensAndMask | UnusableRow]]
+) -> tuple[Encoded, list[Drop]]:
+    """What ``encode_batches`` has made of these samples, in memory: the tokens, and the rows without any."""
     kept: list[tuple[Sample, TokensAndMask]] = []
     drops: list[Drop] = []
     rows = iter(samples)
-    options = EncodeOptions(max_length, overlong_rows, template_markers)
-    for batch in encode_batches(samples, tokenizer, options, notes):
+    for batch in batches:
         for sample, result in zip(islice(rows, len(batch)), batch, strict=True):
             if isinstance(result, UnusableRow):
                 drops.append(drop(sample, result.reason, result.detail))

@@ -12,7 +12,7 @@ from typing import Any
 from sealtune.core.errors import UserError
 from sealtune.data.arrow_files import LocatedRow
 from sealtune.data.data_file import DataFile, decode
-from sealtune.data.json_orientations import rows_of_document, rows_of_list
+from sealtune.data.json_orientations import require_split, rows_of_document, rows_of_list
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _is_complete(line: bytes) -> bool:
 
 
 def _by_line(file: DataFile, lines: Iterator[tuple[int, bytes]]) -> Iterator[LocatedRow]:
-    _require_no_split(file)
+    require_split(file)
     path = file.path
     for number, line in lines:
         if line.isspace():
@@ -84,7 +84,7 @@ def _items(values: list[Any], file: DataFile) -> Iterator[Any]:
     if len(values) == 1:
         yield from rows_of_document(values[0], file)
         return
-    _require_no_split(file)
+    require_split(file)
     logger.info("%s: %s JSON values one after another are read as one list", file.path, f"{len(values):,}")
     for value in values:
         yield from rows_of_list(value) if isinstance(value, list) else [value]
@@ -122,11 +122,6 @@ def _require_no_python(content: str, where: str) -> None:
 def _begins_document(line: bytes) -> bool:
     """Whether a document of several lines could begin with this one."""
     return line.lstrip()[:1] == b"[" or line.strip() == b"{"
-
-
-def _require_no_split(file: DataFile) -> None:
-    if file.split != "train":
-        raise UserError(f"{file.path}: the file has no split {file.split!r}; remove `split`")
 
 
 def _parse(content: str, where: str) -> Any:

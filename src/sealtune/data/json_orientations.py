@@ -26,7 +26,7 @@ CONTAINERS = frozenset({"data", "rows", "items", "examples", "instances", "recor
 def rows_of_document(value: Any, file: DataFile) -> list[Any]:
     """The rows of a file that is one JSON value; they are not checked yet. Raises UserError."""
     if isinstance(value, list):
-        _require_split(file, ["train"])
+        require_split(file)
         return rows_of_list(value)
     if not isinstance(value, dict):
         raise UserError(f"{file.path}: a row must be an object, not a {type(value).__name__}")
@@ -35,7 +35,7 @@ def rows_of_document(value: Any, file: DataFile) -> list[Any]:
         if found is not None:
             logger.info("%s: JSON read %s", file.path, name)
             return found
-    _require_split(file, ["train"])
+    require_split(file)
     if file.type == ".json" and not formats.matching(value) and not _has_two_texts(value):
         keys = ", ".join(list(value)[:10]) or "none"
         raise UserError(
@@ -53,6 +53,13 @@ def rows_of_list(items: list[Any]) -> list[Any]:
 def _conversation(item: Any) -> Any:
     """The row of a list of turns; anything else as it is."""
     return {"messages" if "role" in item[0] else "conversations": item} if _is_turns(item) else item
+
+
+def require_split(file: DataFile, splits: Iterable[str] = ("train",)) -> None:
+    """Raise UserError if the split to read is not among these; a file without splits is all ``train``."""
+    if file.split not in (names := list(splits)):
+        has = "the file has no splits; remove `split`" if names == ["train"] else f"it has {', '.join(names)}"
+        raise UserError(f"{file.path}: no split {file.split!r}; {has}")
 
 
 # -- what a value is ---------------------------------------------------------------------------------------------------
@@ -94,12 +101,6 @@ def _has_two_texts(value: Document) -> bool:
     return sum(isinstance(part, str) for part in value.values()) > 1
 
 
-def _require_split(file: DataFile, splits: Iterable[str]) -> None:
-    if file.split not in (names := list(splits)):
-        has = "the file has no splits; remove `split`" if names == ["train"] else f"it has {', '.join(names)}"
-        raise UserError(f"{file.path}: no split {file.split!r}; {has}")
-
-
 # -- arrangements: each returns the rows, or None if the document is arranged otherwise --------------------------------
 
 
@@ -109,7 +110,7 @@ def _server_page(value: Document, file: DataFile) -> list[Any] | None:
         return None
     if not all("row_idx" in row and isinstance(row.get("row"), dict) for row in rows if isinstance(row, dict)):
         return None
-    _require_split(file, ["train"])
+    require_split(file)
     for number, row in enumerate(rows, 1):
         if row.get("truncated_cells"):
             raise UserError(f"{file.path}, row {number}: the server has cut its cells; download the data set itself")
@@ -123,7 +124,7 @@ def _split_frame(value: Document, file: DataFile) -> list[Any] | None:
     columns, data = value.get("columns"), value.get("data")
     if not isinstance(columns, list) or not isinstance(data, list) or not all(isinstance(x, list) for x in data):
         return None
-    _require_split(file, ["train"])
+    require_split(file)
     if not all(isinstance(name, str) for name in columns) or len(set(columns)) < len(columns):
         raise UserError(f"{file.path}: orient='split' with column names that are not unique texts; rename the columns")
     for number, cells in enumerate(data, 1):
@@ -136,7 +137,7 @@ def _splits(value: Document, file: DataFile) -> list[Any] | None:
     parts = {key: part for key, part in value.items() if _is_rows(part) or _is_table(part)}
     if not parts or _is_row(value) or not (file.split in parts or all(map(split_of, parts))):
         return None
-    _require_split(file, parts)
+    require_split(file, parts)
     if others := [key for key in parts if key != file.split]:
         logger.info("%s: only the split %s is read, not %s", file.path, file.split, ", ".join(others))
     part = parts[file.split]
@@ -162,7 +163,7 @@ def _container(value: Document, file: DataFile) -> list[Any] | None:
         return None
     if len(found) > 1:
         raise UserError(f"{file.path}: several lists of rows ({', '.join(found)}); keep one, or save each as a file")
-    _require_split(file, ["train"])
+    require_split(file)
     part = value[found[0]]
     return rows_of_list(part) if isinstance(part, list) else _transposed(part, file)
 
@@ -174,7 +175,7 @@ def _columns(value: Document, file: DataFile) -> list[Any] | None:
         return None
     if file.type != ".json" and all(len(column) == 1 for column in value.values()):  # a line is a row if it can be one
         return None
-    _require_split(file, ["train"])
+    require_split(file)
     return _transposed(value, file)
 
 
@@ -205,7 +206,7 @@ def _frame(value: Document, file: DataFile) -> list[Any] | None:
         rows = [{"id": label, **{name: column[label] for name, column in value.items()}} for label in inner[0]]
     else:
         return None
-    _require_split(file, ["train"])
+    require_split(file)
     return rows
 
 

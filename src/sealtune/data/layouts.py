@@ -115,7 +115,7 @@ class Layouts:
         carried = sorted(names - set(used) - {"id", "source"})
         yield f"{named} ({', '.join(used)})" + (f"; carried along: {', '.join(carried)}" if carried else "")
         for layout in self._known.values():
-            if layout.renamed and self.rows[layout.name, layout.columns]:
+            if layout.renamed and self.rows[layout.key]:
                 yield f"read as {layout.name}: " + ", ".join(f"{old} as {new}" for new, old in layout.renamed.items())
 
     def _of(self, columns: tuple[str, ...]) -> Layout:

@@ -17,7 +17,7 @@ from sealtune.data.arrow_files import LocatedRow
 from sealtune.data.context import Conversation, add_context
 from sealtune.data.ids import hash_text
 from sealtune.data.layouts import Layout, Layouts
-from sealtune.data.reasons import describe, plural
+from sealtune.data.reasons import count_reasons, plural
 from sealtune.data.row_store import Rows
 from sealtune.data.row_writer import Entry, RowWriter
 from sealtune.data.sources import read_rows
@@ -147,4 +147,4 @@ def _no_usable_row(configs: Sequence[DatasetConfig], drops: Sequence[Drop]) -> s
     paths = ", ".join(config.path for config in configs) or "datasets"
     if not drops:
         return f"{paths}: no row was taken; raise `fraction`"
-    return f"{paths}: no usable row ({describe(drops).partition(': ')[2]}); first: {drops[0].detail}"
+    return f"{paths}: no usable row ({count_reasons(drops)}); first: {drops[0].detail}"

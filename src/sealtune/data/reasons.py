@@ -16,8 +16,12 @@ NAMED = frozenset({"unknown_role", "unclear_mark", "template_markers"})
 
 def describe(drops: Collection[Drop]) -> str:
     """The number of unusable rows, and of each reason: ``5 unusable: 3 unknown role 'critic', 2 empty response``."""
-    counts = Counter(map(_reason, drops)).most_common()
-    return f"{len(drops):,} unusable: {', '.join(_parts(counts))}"
+    return f"{len(drops):,} unusable: {count_reasons(drops)}"
+
+
+def count_reasons(drops: Collection[Drop]) -> str:
+    """The number of rows of each reason: ``3 unknown role 'critic', 2 empty response``."""
+    return ", ".join(_parts(Counter(map(_reason, drops)).most_common()))
 
 
 def _parts(counts: list[tuple[str, int]]) -> Iterator[str]:

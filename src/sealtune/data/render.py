@@ -137,7 +137,7 @@ def _render(
 ) -> Rendered:
     text, generated = apply(tokenizer, info, messages, tools)
     marked = mark_contents(tokenizer, info, messages, tools)
-    contents = None
+    contents: list[Span] = []
     spans: list[Span | None]
     if info.marks_responses and (assigned := _assign(generated, messages)):
         spans = list(assigned)
@@ -148,18 +148,17 @@ def _render(
         spans = [span for message, span in zip(messages, contents, strict=True) if message.role == "assistant"]
     # A template that states what is learned may state that thinking is not.
     notes = _check_nothing_is_lost(messages, tools, text, spans, must_think=not info.marks_responses)
-    if any(info.special_tokens.search(message.content) for message in messages):
-        contents = contents or locate_contents(marked, text)
-        specials = _special_tokens_outside(contents, text, info.special_tokens)
+    has_literals = any(info.special_tokens.search(message.content) for message in messages)
+    if has_literals:
+        specials = _special_tokens_outside(contents or locate_contents(marked, text), text, info.special_tokens)
     else:
-        contents = None
         specials = tuple(match.span() for match in info.special_tokens.finditer(text))
     answers = [message for message in messages if message.role == "assistant"]
     learned = [span for answer, span in zip(answers, spans, strict=True) if answer.train and span is not None]
     responses = [_response_span(text, span, specials) for span in learned]
     last = responses[-1]
     responses[-1] = last._replace(stop=max(last.end, len(text[: last.stop].rstrip())))
-    return Rendered(text, tuple(responses), specials, contents is not None, notes)
+    return Rendered(text, tuple(responses), specials, has_literals, notes)
 
 
 def _assign(generated: Sequence[Span], messages: Sequence[Message]) -> list[Span]:

@@ -139,15 +139,13 @@ def read_mark(key: str, value: Any) -> bool:
 def tool_call(call: Any) -> dict[str, Any]:
     """A tool call in the form that chat templates read: the arguments as an object. Raises UnusableRow."""
     if isinstance(call, str):
-        call = _parse_json(call)
+        call = parse_json(call)
     function = call.get("function", call) if isinstance(call, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str):
         raise UnusableRow("unclear_tool_call", "a tool call is not an object with a name and arguments")
-    arguments: Any = next(
-        (function[key] for key in ("arguments", "parameters", "input", "args") if key in function), {}
-    )
-    parsed = _parse_json(arguments) if isinstance(arguments, str) else arguments
+    arguments: Any = next((function[key] for key in ARGUMENT_KEYS if key in function), {})
+    parsed = parse_json(arguments) if isinstance(arguments, str) else arguments
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     called = {"name": name, "arguments": arguments if parsed is None else parsed}
     return {**identity, "type": "function", "function": called}
@@ -168,7 +166,7 @@ def _to_message(item: Any) -> Message:
     role = _role(spelled)
     content, fields = _content_and_fields(item, role)
     if str(spelled).strip().lower() in CALLS:
-        content, fields = "", {**fields, "tool_calls": _calls(_parse_json(content) if content else None)}
+        content, fields = "", {**fields, "tool_calls": _calls(parse_json(content) if content else None)}
     return Message(role, text(content), fields, _is_trained(item))
 
 
@@ -194,21 +192,23 @@ def _content_and_fields(item: Mapping[str, Any], role: str) -> tuple[Any, dict[s
 
 def _split_parts(parts: list[Any]) -> tuple[Any, dict[str, Any]]:
     """A content in parts as text, with the parts that think or call tools as fields."""
-    kinds = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
-    thinking = [part for part, kind in zip(parts, kinds, strict=True) if kind in THINKING_PARTS]
-    calls = [part for part, kind in zip(parts, kinds, strict=True) if kind == "tool_use"]
-    rest = [part for part, kind in zip(parts, kinds, strict=True) if kind not in (*THINKING_PARTS, "tool_use")]
+    thinking: list[Any] = []
+    calls: list[Any] = []
+    rest: list[Any] = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        (thinking if kind in THINKING_PARTS else calls if kind == "tool_use" else rest).append(part)
     fields: dict[str, Any] = {}
     if thinking:
         fields[THINKING_FIELD] = "".join(text(_first(part, (*THINKING_PARTS, "text"))) for part in thinking)
     if calls:
         fields["tool_calls"] = [tool_call(part) for part in calls]
-    return (text(rest) if rest else "" if parts else parts), fields
+    return text(rest) if rest or not parts else "", fields
 
 
 def _calls(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
-        value = _parse_json(value)
+        value = parse_json(value)
     calls = [tool_call(call) for call in (value if isinstance(value, list) else [value])]
     if not calls:
         raise UnusableRow("unclear_tool_call", "a turn that calls tools has no call")
@@ -248,7 +248,7 @@ def _parse_turns(value: str) -> list[Any] | None:
     """The turns in a text that is a JSON list of objects."""
     if PYTHON_REPR.match(value) and ("'role'" in value or "'from'" in value or "'content'" in value):
         raise UnusableRow("python_repr", "a conversation is Python's repr, not JSON; write it with json.dumps")
-    found = _parse_json(value) if value.lstrip()[:1] == "[" else None
+    found = parse_json(value) if value.lstrip()[:1] == "[" else None
     are_turns = isinstance(found, list) and found and all(_is_turn(item) for item in found)
     return found if are_turns else None
 
@@ -265,7 +265,7 @@ def _from_columns(value: Mapping[str, Any]) -> list[Any] | None:
     return [{key: column[i] for key, column in value.items() if isinstance(column, list)} for i in range(len(lists[0]))]
 
 
-def _parse_json(value: Any) -> Any:
+def parse_json(value: Any) -> Any:
     """The value of a JSON text; None if it is not JSON."""
     try:
         return json.loads(value)

@@ -23,7 +23,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 
 from sealtune.core.config import JudgeConfig
 from sealtune.core.errors import RunError, UserError
-from sealtune.core.sanitize import MASK, register_secret
+from sealtune.core.sanitize import MASK, excerpt, register_secret
 from sealtune.evaluation.ask import OnOutcome
 from sealtune.evaluation.chat_reply import parse_completion
 from sealtune.evaluation.chat_request import ChatRequest, first_request, is_azure_deployment, names_model
@@ -189,7 +189,7 @@ class Endpoint:
     def _shorten(self, text: str) -> str:
         """The server's message on one line; some servers repeat the key."""
         shown = text.replace(self.key, MASK) if self.config.api_key_env else text
-        return " ".join(shown.split())[:200]
+        return excerpt(shown, 200)
 
 
 class CircuitBreaker:

@@ -1,4 +1,4 @@
-"""One harmless question to every judge and served model, so that one that cannot answer is told before the work."""
+"""One harmless question to every judge and served model, to find one that cannot answer before the work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sealtune.evaluation.servers import require_model, server_for
 logger = logging.getLogger(__name__)
 
 RETRIES = 1
-"""Enough for a short disturbance, whatever ``max_retries`` is; a dead server is told in seconds."""
+"""Enough for a short disturbance, whatever ``max_retries`` is; a dead server is found in seconds."""
 
 QUESTION, ANSWER = "What is the capital of Peru?", "The capital of Peru is Lima."
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sealtune.core.errors import UserError
+from sealtune.core.sanitize import excerpt
 from sealtune.models.checkpoint_files import read_json, require_genuine, shorten
 from sealtune.models.sources import PACKAGED_MODELS, is_packaged
 
@@ -101,7 +102,7 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
     except UserError:
         raise
     except Exception as error:  # PEFT raises whatever a damaged config leads to
-        cause = " ".join(str(error).split())[:300]
+        cause = excerpt(error, 300)
         raise UserError(f"{folder}: the adapter cannot be loaded: {cause}") from error
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     if missing := sorted(expected - set(saved)):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sealtune.core import distributed
 from sealtune.core.errors import UserError
+from sealtune.core.sanitize import excerpt
 from sealtune.core.string_array import IntArray
 from sealtune.data.batches import Padded, longest_first
 from sealtune.data.encoded import Encoded
@@ -42,7 +43,7 @@ class CausalLM:
         try:
             torch.compile(lambda x: x + 1)(torch.zeros(1, device=self.device))
         except Exception as error:
-            cause = " ".join(str(error).split())[:200]
+            cause = excerpt(error, 200)
             raise UserError(f"rank.torch_compile: nothing can be compiled on this machine ({cause})") from error
         self._compiled_body = torch.compile(self.body, dynamic=True)  # the length differs between batches
 

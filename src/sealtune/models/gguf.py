@@ -7,11 +7,13 @@ import importlib.util
 import re
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sealtune.core.errors import UserError
 from sealtune.core.files import hash_file
+from sealtune.core.sanitize import excerpt
 from sealtune.data.file_signatures import require_content
 from sealtune.models.checkpoint_files import read_head, shorten
 from sealtune.models.loading_info import require_complete
@@ -58,9 +60,15 @@ def cached_conversion(path: Path) -> Path:
     parts = find_parts(path)
     for part in parts:
         require_content(part, read_head(part), MAGIC)
-    digests = [hash_file(part) for part in parts]
+    digests = [_hash(part.resolve(), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
     digest = (digests[0] if len(parts) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
     return cached_folder(f"{path.stem}-{digest}-{FORMAT}", lambda folder: _convert(parts, folder))
+
+
+@cache
+def _hash(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file of this size and time of change; a run asks for it many times, and it may be gigabytes."""
+    return hash_file(path)
 
 
 def find_parts(path: Path) -> list[Path]:
@@ -94,7 +102,7 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # the reader raises whatever a damaged file leads to
-        raise UserError(f"{parts[0]}: cannot be read as GGUF: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{parts[0]}: cannot be read as GGUF: {excerpt(error, 300)}") from error
 
 
 def _save_as_safetensors(whole: Path, shown: Path, folder: Path) -> None:

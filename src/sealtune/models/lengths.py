@@ -46,12 +46,6 @@ def find_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return min(limits, key=lambda limit: limit.tokens, default=None)
 
 
-def usable_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The largest number of tokens that model and tokenizer allow; None without a limit."""
-    limit = find_limit(config, tokenizer)
-    return limit.tokens if limit else None
-
-
 def _stretched(values: Mapping[str, Any], found: int) -> int:
     """The positions after rotary scaling; 0 without it. Layers that are scaled differently state them in full."""
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}

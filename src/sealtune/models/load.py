@@ -12,6 +12,7 @@ from sealtune.core import distributed
 from sealtune.core.config import Config
 from sealtune.core.distributed import device
 from sealtune.core.errors import UserError
+from sealtune.core.sanitize import excerpt
 from sealtune.data.chat_template import get_template_info
 from sealtune.models import adapter_folder, sharding
 from sealtune.models.checkpoint_files import require_model_files
@@ -236,9 +237,7 @@ def _merge(base: Config, adapter: Path, dtype: torch.dtype, folder: Path) -> Non
                 model._weight_conversions = None  # those of quantised weights do not apply when it is saved
             merged = adapter_folder.apply_adapter(model, adapter).merge_and_unload()
         except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
-            raise UserError(
-                f"this kind of adapter or base cannot be merged ({' '.join(str(error).split())[:200]})"
-            ) from error
+            raise UserError(f"this kind of adapter or base cannot be merged ({excerpt(error, 200)})") from error
         merged.save_pretrained(str(folder))
     source = str(adapter) if adapter_folder.has_tokenizer(adapter) else resolve_source(base)
     load_checked(AutoTokenizer, source, base).save_pretrained(str(folder))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core.errors import UserError
+from sealtune.core.sanitize import excerpt
 from sealtune.models.checkpoint_files import shorten
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def require_complete(model: PreTrainedModel, info: Mapping[str, Any], name: str)
             "than the weights, or the checkpoint has a head of its own: save it as a plain causal language model"
         )
     if info.get("error_msgs"):
-        raise UserError(f"{where} cannot be loaded: {' '.join(str(info['error_msgs'][0]).split())[:300]}")
+        raise UserError(f"{where} cannot be loaded: {excerpt(info['error_msgs'][0], 300)}")
 
 
 def _tensors(names: list[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sealtune.core.config import Config
 from sealtune.core.errors import UserError
+from sealtune.core.sanitize import excerpt
 from sealtune.models.decoder import require_decoder
 from sealtune.models.loading_info import require_complete, without_load_report
 
@@ -41,7 +42,7 @@ def load_checked(auto_class: Any, source: str, config: Config, **options: Any) -
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged file may raise anything; tokenizers raises a bare Exception
-        cause = " ".join(str(error).split())[:300]
+        cause = excerpt(error, 300)
         raise UserError(f"model_name_or_path: {name}{_problem(auto_class, error)}: {cause}") from error
     if auto_class.__name__ == "AutoConfig":
         require_decoder(loaded, name)

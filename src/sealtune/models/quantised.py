@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sealtune.core.config import Config
 from sealtune.core.distributed import device
 from sealtune.core.errors import UserError
+from sealtune.core.sanitize import excerpt
 from sealtune.models import sharding
 
 if TYPE_CHECKING:
@@ -107,13 +108,9 @@ def _examine(values: Mapping[str, Any], method: str) -> Kind:
         stays = not getattr(quantizer.quantization_config, "dequantize", False)
         return Kind(stays=stays, trainable=bool(quantizer.is_trainable))
     except ImportError as error:
-        return Kind(problem=_shorten(error) + _pip_install(method, str(error)))
+        return Kind(problem=excerpt(error, 300) + _pip_install(method, str(error)))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return Kind(problem=_shorten(error))
-
-
-def _shorten(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        return Kind(problem=excerpt(error, 300))
 
 
 def _pip_install(method: str, message: str) -> str:

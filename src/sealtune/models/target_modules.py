@@ -98,7 +98,7 @@ def linear_names(model: PreTrainedModel) -> list[str]:
 
 
 def has_transposed(model: PreTrainedModel, targets: Targets) -> bool:
-    """Whether any target is GPT-2's linear layer, of which PEFT must be told."""
+    """Whether any target is GPT-2's linear layer, which PEFT needs to know."""
     transposed = (name for name, module in model.named_modules() if is_transposed(module))
     return any(targets == ALL_LINEAR or matches(targets, name) for name in transposed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,9 @@ from sealtune.data.chat_template import DEFAULT_TEMPLATE, get_template_info
 from sealtune.data.duplicates import MAX_COMPARED, count_near_duplicates, count_near_shared, count_repeats, count_shared
 from sealtune.data.encode import CUT_AFTER_ANSWER
 from sealtune.data.reasons import describe, plural
+from sealtune.data.render import THINKING_END, THINKING_LEFT_OUT
 from sealtune.data.row_store import Samples
+from sealtune.data.turns import THINKING_FIELD
 from sealtune.evaluation import judging
 from sealtune.evaluation.prompts import notices
 from sealtune.models.check import check_models
@@ -42,11 +44,11 @@ def check(inputs: RunInputs) -> Findings:
     found.sections["model"] = list(_describe_model(inputs))
     with _messages_of_reading() as found.sections["candidates"]:
         candidates = inputs.load_candidates()
-    _add_rows(found, "candidates", candidates, inputs)
+    _add_rows(found, "candidates", candidates, inputs.notes["candidates"], inputs.max_length())
     if config.safe_datasets:
         with _messages_of_reading() as found.sections["safe set"]:
             safe = inputs.load_safe()
-        _add_rows(found, "safe set", safe, inputs)
+        _add_rows(found, "safe set", safe, inputs.notes["safe"], inputs.max_length())
         both = candidates.rows.samples, safe.rows.samples
         shared, near = count_shared(*both), count_near_shared(*both)
         found.sections["safe set"].append(f"candidates that are in it too: {shared:,} exact, {near:,} exact or near")
@@ -61,12 +63,23 @@ def check(inputs: RunInputs) -> Findings:
     return found
 
 
+class _Collector(logging.Handler):
+    """Appends every message to a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a message."""
+        self.lines.append(record.getMessage())
+
+
 @contextmanager
 def _messages_of_reading() -> Iterator[list[str]]:
     """What the data room logs: the formats, the columns used and carried along, the separators of a file."""
     lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler = _Collector(lines)
     room = logging.getLogger("sealtune.data")
     before = room.level
     room.addHandler(handler)
@@ -97,7 +110,7 @@ def _describe_model(inputs: RunInputs) -> Iterator[str]:
         yield "the chat template has no system role: system prompts are put before the first user turn"
 
 
-def _add_rows(found: Findings, name: str, tokenized: TokenizedRows, inputs: RunInputs) -> None:
+def _add_rows(found: Findings, name: str, tokenized: TokenizedRows, notes: Mapping[str, int], limit: int) -> None:
     samples, encoded, drops = tokenized.rows.samples, tokenized.encoded, tokenized.drops
     lines = found.sections[name]
     lines.append(f"{len(encoded):,} usable rows of {len(encoded) + len(drops):,}")
@@ -106,16 +119,16 @@ def _add_rows(found: Findings, name: str, tokenized: TokenizedRows, inputs: RunI
         first = next(iter(drops))
         found.lost.append(f"{name}: {describe(drops)}; first, row {first.id}: {first.detail}")
     lines += _describe_turns(samples)
-    lengths, limit = encoded.lengths, inputs.max_length()
+    lengths = encoded.lengths
     low, middle, high = np.percentile(lengths, [0, 50, 100]).astype(int)
     learned = int(encoded.block(0, len(encoded)).mask.sum())
-    lines.append(f"{lengths.sum():,} tokens, {learned:,} of them learned; per row {low} to {high}, median {middle}")
+    lines.append(f"{lengths.sum():,} tokens, {learned:,} learned; per row {low} to {high}, median {middle}")
     if cut := int((lengths >= limit).sum()):
         lines.append(f"{plural(cut, 'row')} of max_length={limit} or more")
         found.lost.append(f"{name}: {plural(cut, 'row')} of max_length={limit} or more tokens may be cut; raise it")
-    for note, count in inputs.notes[name.removesuffix(" set")].items():
+    for note, count in notes.items():
         lines.append(f"{plural(count, 'row')}: {note}")
-        if note == CUT_AFTER_ANSWER or "not learned" in note:
+        if note in (CUT_AFTER_ANSWER, THINKING_LEFT_OUT):
             found.lost.append(f"{name}: {plural(count, 'row')}: {note}")
     lines += _describe_duplicates(samples)
 
@@ -127,7 +140,7 @@ def _describe_turns(samples: Samples) -> Iterator[str]:
         for turn in sample.messages:
             roles[turn.role] += 1
             masked += turn.role == "assistant" and not turn.train
-            thinking += "reasoning_content" in turn.fields or "</think>" in turn.content
+            thinking += THINKING_FIELD in turn.fields or THINKING_END in turn.content
             calls += "tool_calls" in turn.fields
     yield "turns: " + ", ".join(f"{count:,} {role}" for role, count in roles.most_common())
     extra = {"marked as context": masked, "with thinking": thinking, "with tool calls": calls}

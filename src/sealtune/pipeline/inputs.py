@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,10 +19,10 @@ from sealtune.core.errors import UserError
 from sealtune.core.types import Drop, Labels
 from sealtune.data.cache import RowCache, TokenCache
 from sealtune.data.chat_template import ensure_chat_template
-from sealtune.data.encode import EncodeOptions, encode, encode_batches
+from sealtune.data.encode import EncodeOptions, encode_batches, join_batches
 from sealtune.data.encoded import Encoded, TokensAndMask
 from sealtune.data.load import load, no_rows
-from sealtune.data.reasons import describe, plural
+from sealtune.data.reasons import count_reasons, plural
 from sealtune.data.row_store import Rows, UnusedRows
 from sealtune.data.turns import UnusableRow
 from sealtune.evaluation.prompts import Prompts, fit, load_prompts
@@ -217,11 +217,12 @@ class RunInputs:
             found = self.cache.get(name, about, rows, lambda: self._tokenize(rows, name))
         if found is None:
             notes = Counter[str]()
-            found = encode(rows.samples, self.load_tokenizer(), **asdict(options), notes=notes)
+            batches = encode_batches(rows.samples, self.load_tokenizer(), options, notes)
+            found = join_batches(rows.samples, batches)
             self._say(name or "rows", notes)
         encoded, drops = found
         if len(encoded) == 0:
-            reasons, first = describe(drops).partition(": ")[2], next(iter(drops))
+            reasons, first = count_reasons(drops), next(iter(drops))
             raise UserError(
                 f"no usable row is left of {len(rows.samples)} ({reasons}); first: {first.detail}; "
                 f"look at them with `sealtune inspect`, or raise max_length={options.max_length}"
