@@ -137,6 +137,35 @@ class TuneConfig(LoraBlock):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     report_to: list[str] = Field(default_factory=list)
     merge: bool = Field(False, description="merge the adapter into the base model and save the full model")
+    guard: Literal["off", "teach", "keep", "auto"] = Field(
+        "auto",
+        description="how the safe set stays in force. teach: its answers are learned in every step; keep: the start "
+        "model's predictions on them are kept; auto: teach the rows on which the start model does not do as the safe "
+        "answer does, keep the others; off: tune on the task alone",
+    )
+    guard_weight: float = Field(
+        0.5, gt=0, description="smallest weight of the safe rows in the loss; raised while a third of them, held out, "
+        "shows that the model moves away from them",
+    )  # fmt: skip
+    guard_batch_size: int | None = Field(
+        None, ge=1, description="safe rows per step in all processes; default: a quarter of the rows of the task"
+    )
+    guard_column: str | None = Field(
+        None,
+        description="column of the safe rows that says harmful or harmless of their prompt; default: kind if there is "
+        "one, otherwise the prompt is harmful if the safe answer refuses",
+    )
+    guard_tolerance: float = Field(
+        0.02,
+        ge=0,
+        description="AUROC, harmful against harmless prompts, that may be lost before an earlier step is kept",
+    )
+    use_weights: bool = Field(False, description="weigh the rows kept with the weights of the ranking (seal)")
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _read_yaml_switch(cls, value: Any) -> Any:
+        return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value  # YAML reads off as false
 
 
 PROMPT_SETS = (
@@ -259,10 +288,34 @@ class JudgeConfig(Block):
         raise ValueError("must be the name of an environment variable in capitals, never the key itself")
 
 
+class PairsConfig(Block):
+    """A file of pairs: a prompt, a safe and an unsafe answer to it. A bare string is the path."""
+
+    path: str
+    columns: dict[Literal["prompt", "safe", "unsafe"], str] = Field(
+        default_factory=dict,
+        description="column of each part, e.g. {safe: chosen, unsafe: rejected}; default: its own name",
+    )
+    limit: int | None = Field(None, ge=1, description="maximum number of pairs; the first ones are used")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _allow_bare_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class EvaluateConfig(Block):
     """How the base and the tuned model are evaluated."""
 
     prompts: list[PromptsConfig] = Field(default_factory=list)
+    likelihood: bool = Field(
+        True,
+        description="measure how well each model tells harmful from harmless prompts, without generating answers; "
+        "prompts that are shipped are added unless prompts of both kinds are given",
+    )
+    pairs: PairsConfig | None = Field(
+        None, description="pairs of a safe and an unsafe answer, whose log-probabilities are compared"
+    )
     held_out_datasets: list[DatasetConfig] = Field(default_factory=list)
     judges: list[JudgeConfig] = Field(default_factory=lambda: [JudgeConfig(name="refusal")])
     max_new_tokens: int = Field(64, ge=1)
@@ -282,6 +335,12 @@ class EvaluateConfig(Block):
     task_limit: int | None = Field(None, ge=1, description="maximum number of rows per task")
     task_num_fewshot: int | None = Field(None, ge=0, description="number of few-shot examples; default: the task's")
     task_chat_template: bool = Field(False, description="apply the chat template to the questions")
+
+    @model_validator(mode="after")
+    def _check_pairs_are_used(self) -> EvaluateConfig:
+        if self.pairs is not None and not self.likelihood:
+            raise ValueError("pairs: they are compared by likelihood, which is false; set it to true")
+        return self
 
     @field_validator("endpoints", mode="before")
     @classmethod

@@ -6,8 +6,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from sealtune.core.config import TuneConfig
+from sealtune.core.string_array import FloatArray
 from sealtune.data.encoded import Encoded
 
 if TYPE_CHECKING:
@@ -35,15 +37,25 @@ def to_dataset(rows: Encoded) -> Dataset:
 
 
 class RecordingCollator:
-    """TRL's collator; it records the rows since the last log line, which a non-finite loss comes from."""
+    """TRL's collator, with the weights of the rows if there are any.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: Encoded, settings: TuneConfig) -> None:
+    It records the rows since the last log line, which a non-finite loss comes from.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Encoded,
+        settings: TuneConfig,
+        weights: FloatArray | None = None,
+    ) -> None:
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
         # Any token will do as padding: the attention mask and the labels exclude it.
         pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.collate = DataCollatorForLanguageModeling(pad_token_id=pad)
         self.rows = rows
+        self.weights = weights
         # One batch more than a log line covers, because the loader prefetches one.
         self.recent: deque[list[str]] = deque(maxlen=settings.logging_steps * settings.gradient_accumulation_steps + 1)
 
@@ -53,6 +65,9 @@ class RecordingCollator:
         batch: dict[str, Any] = self.collate(
             [{name: example[name] for name in ("input_ids", "labels")} for example in examples]
         )
+        if self.weights is not None:
+            positions = [example["row"] for example in examples]
+            batch["row_weights"] = torch.from_numpy(self.weights[positions].astype(np.float32))
         return batch
 
     def recent_ids(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core import distributed
@@ -59,7 +60,7 @@ def sft_config(config: Config, output_dir: str, rows: int) -> SFTConfig:
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             lr_scheduler_type=settings.lr_scheduler_type,
-            warmup_steps=_warmup_steps(settings, rows),
+            warmup_steps=round(settings.warmup_ratio * total_steps(settings, rows)),
             logging_steps=settings.logging_steps,
             logging_nan_inf_filter=False,
             include_num_input_tokens_seen="non_padding",
@@ -104,7 +105,15 @@ def _precision(config: Config) -> dict[str, Any]:
     }
 
 
-def _warmup_steps(settings: TuneConfig, rows: int) -> int:
-    steps_per_epoch = -(-rows // effective_batch_size(settings))
-    total = settings.max_steps if settings.max_steps > 0 else steps_per_epoch * settings.num_train_epochs
-    return round(settings.warmup_ratio * total)
+def total_steps(settings: TuneConfig, rows: int) -> int:
+    """Optimizer steps of a training on this number of rows."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    return math.ceil(-(-rows // effective_batch_size(settings)) * settings.num_train_epochs)
+
+
+def guard_batch_size(settings: TuneConfig) -> int:
+    """Safe rows per step in all processes together, as many in each process, and two at least."""
+    processes = distributed.num_processes()
+    requested = settings.guard_batch_size or max(2, effective_batch_size(settings) // 4)
+    return -(-requested // processes) * processes

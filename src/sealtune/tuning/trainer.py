@@ -206,16 +206,25 @@ class ResponseTrainer(ResumableTrainer):
 
         Args:
             model: The model as wrapped by the trainer.
-            inputs: ``input_ids`` and ``labels``, (B, T).
+            inputs: ``input_ids`` and ``labels``, (B, T); ``row_weights``, (B,), if the rows are weighted.
             return_outputs: Return TRL's loss and outputs, as evaluation needs them.
             num_items_in_batch: Number of response tokens in all accumulated batches; None for this one alone.
         """
-        if self.causal_lm is None or return_outputs:
+        weights: Tensor | None = inputs.pop("row_weights", None)
+        if return_outputs or (self.causal_lm is None and weights is None):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels: Tensor = inputs["labels"][:, 1:]
         mask = labels != -100
         # No attention mask: rows are padded on the right, and a causal model does not look ahead.
         with self.accelerator.autocast():
-            hidden = self.causal_lm.hidden_states(inputs["input_ids"])[:, :-1][mask]
-            total = token_losses(hidden, self.causal_lm.head, labels[mask]).sum()
-        return total / (mask.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+            if self.causal_lm is None:
+                logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1][mask]
+                losses = nn.functional.cross_entropy(logits.float(), labels[mask], reduction="none")
+            else:
+                hidden = self.causal_lm.hidden_states(inputs["input_ids"])[:, :-1][mask]
+                losses = token_losses(hidden, self.causal_lm.head, labels[mask])
+        total = losses.sum() if weights is None else (losses * weights[mask.nonzero()[:, 0]]).sum()
+        if num_items_in_batch is None:
+            return total / mask.sum().clamp(min=1)
+        # The tokens of all processes are counted, and the gradients of the processes are averaged.
+        return total * self.accelerator.num_processes / num_items_in_batch

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sealtune.core import distributed
 from sealtune.core.console import track
+from sealtune.core.errors import UserError
+from sealtune.core.string_array import FloatArray, StringArray
 from sealtune.data.encoded import Encoded
 from sealtune.models import sharding
 from sealtune.pipeline.fingerprints import data_fingerprint
+from sealtune.pipeline.guard_set import guard_rows
 from sealtune.pipeline.stages.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -36,12 +41,24 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
 
     run.require_same_rows("tune")
     rows = _training_rows(run)
+    safe = guard_rows(run.inputs) if run.config.tune.guard != "off" else None
+    weights = _weights(run, rows) if run.config.tune.use_weights else None
     settings, tokenizer = run.config.tune, run.inputs.load_tokenizer()
     checkpointer = Checkpointer("tune", run.folder, dependencies, settings.save_steps)
     resume = checkpointer.resume(run.config.resume_from_checkpoint)
     model = run.load_model(full=not settings.use_peft, all_processes=sharding.uses_zero3())
     with track("tune") as advance, checkpointer.stop_on_signals():
-        result = train(model, tokenizer, rows, run.config, advance, checkpointer=checkpointer, resume=resume)
+        result = train(
+            model,
+            tokenizer,
+            rows,
+            run.config,
+            advance,
+            checkpointer=checkpointer,
+            resume=resume,
+            safe=safe,
+            weights=weights,
+        )
     run.stop_requested = distributed.all_reduce_max(checkpointer.stop_requested or 0) or None
     if not distributed.is_main_process():  # it alone holds the gathered weights
         return Outcome([], {})
@@ -58,6 +75,7 @@ def _save(run: Run, result: TuningResult, rows: int) -> Outcome:
         card = model_card(config, run.folder.manifest().as_dict(), rows, result)
         (scratch / "README.md").write_text(card, encoding="utf-8")
     run.folder.write_jsonl("tune/log.jsonl", result.log)
+    run.folder.write_jsonl("tune/guard.jsonl", result.guard)
     files = sorted(p for p in run.folder.path("tune").rglob("*") if p.is_file())
     tokens = int(result.log[-1].get("num_input_tokens_seen", 0)) if result.log else 0
     return Outcome([str(p.relative_to(run.folder.root)) for p in files], {"rows": rows, "tokens": tokens})
@@ -69,3 +87,17 @@ def _training_rows(run: Run) -> Encoded:
     if not run.config.select.mix_datasets:
         return kept
     return kept.extend(run.inputs.tokenize(run.inputs.load_mix_rows()).encoded)
+
+
+def _weights(run: Run, rows: Encoded) -> FloatArray:
+    """The weights (N,) of the training rows, with mean 1; a row of ``mix_datasets`` counts as an average one.
+
+    Raises:
+        UserError: The ranker gives all rows the same weight.
+    """
+    scores = run.folder.read_scores()
+    if np.ptp(scores.weight) == 0:
+        raise UserError(f"tune.use_weights: {run.config.rank.method} gives no weights; use rank.method=seal, or false")
+    found = np.append(scores.weight, np.nan)[StringArray.of(scores.ids).index_in(rows.ids)]
+    weights: FloatArray = np.nan_to_num(found / np.nanmean(found), nan=1.0)
+    return weights

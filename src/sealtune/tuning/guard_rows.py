@@ -1,0 +1,105 @@
+"""The safe set as the guard uses it: which rows it learns from, which it only watches, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sealtune.core.string_array import IntArray
+from sealtune.data.batches import Padded
+from sealtune.data.encoded import Encoded
+
+BoolArray = npt.NDArray[np.bool_]
+
+MAX_TRAINED = 1024
+"""Most rows that the guard learns from: what the start model predicts on them is kept in memory."""
+MAX_WATCHED = 32
+"""Most rows of each half that are watched: they are measured several times during the training."""
+
+
+@dataclass(frozen=True)
+class GuardRows:
+    """A safe set in two halves.
+
+    Attributes:
+        encoded: M tokenized rows.
+        refuses: (M,), whether the prompt of a row is harmful, so that its answer refuses.
+    """
+
+    encoded: Encoded
+    refuses: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def take(self, rows: Sequence[int] | IntArray) -> GuardRows:
+        """The rows at these positions."""
+        order = np.asarray(rows, np.int64)
+        return GuardRows(self.encoded.take(order), self.refuses[order])
+
+    def split(self, seed: int, most: int) -> tuple[GuardRows, GuardRows]:
+        """Rows to learn from, at most ``most``, and a third of the rows to watch; both with the same share of halves.
+
+        A half of fewer than three rows is learned from and watched.
+        """
+        trained, watched = [], []
+        for side in (True, False):
+            rows = np.flatnonzero(self.refuses == side)
+            rows = rows[np.random.default_rng([seed, int(side)]).permutation(len(rows))]
+            held = len(rows) // 3
+            watched.append(rows[: held or len(rows)][:MAX_WATCHED])
+            share = -(-min(most, MAX_TRAINED) * len(rows) // max(len(self), 1))
+            trained.append(rows[held:][: max(share, 1)])
+        return self.take(np.concatenate(trained)), self.take(np.concatenate(watched))
+
+    def prompt_of(self, row: int) -> list[int]:
+        """The tokens before the first one that is learned."""
+        tokens, mask = self.encoded.row(row)
+        return [int(token) for token in tokens[: int(mask.argmax())]]
+
+    def pad(self, rows: IntArray) -> Padded:
+        """These rows as one batch, padded on the right, in this order."""
+        found = [self.encoded.row(int(row)) for row in rows]
+        width = max(len(tokens) for tokens, _ in found)
+        tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for i, (row_tokens, row_mask) in enumerate(found):
+            tokens[i, : len(row_tokens)] = torch.from_numpy(row_tokens)
+            mask[i, : len(row_mask)] = torch.from_numpy(row_mask)
+        return Padded(tokens, mask, torch.from_numpy(np.asarray(rows)))
+
+
+class GuardSampler:
+    """The safe rows of every step; they depend on seed and step alone, so that a resumed run sees the same ones.
+
+    Each half is shuffled once per epoch over it, and both give as many rows to a step as far as there are any.
+    """
+
+    def __init__(self, rows: GuardRows, size: int, seed: int) -> None:
+        halves = [np.flatnonzero(rows.refuses), np.flatnonzero(~rows.refuses)]
+        self.halves = [half for half in halves if len(half)]
+        self.size = size
+        self.seed = seed
+
+    def at(self, step: int) -> IntArray:
+        """Positions (size,) of the rows of a step; steps start at 0."""
+        count = len(self.halves)
+        # Slot i of the endless sequence belongs to half i mod 2: an odd batch alternates which half has one row more.
+        slots = range(step * self.size, (step + 1) * self.size)
+        return np.array([self._row(slot % count, slot // count) for slot in slots], np.int64)
+
+    def _row(self, half: int, number: int) -> int:
+        rows = self.halves[half]
+        epoch, place = divmod(number, len(rows))
+        order = np.random.default_rng([self.seed, half, epoch]).permutation(len(rows))
+        return int(rows[order[place]])
+
+
+def response_positions(mask: Tensor, first: int) -> Tensor:
+    """The mask (B, T) cut to the first ``first`` response tokens of each row."""
+    return mask & (mask.cumsum(1) <= first)

@@ -1,0 +1,139 @@
+"""The trainer with a guard: the safe rows of each step add to the loss, and the best step is kept."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from sealtune.core import distributed
+from sealtune.models.state_dict import State, check_shapes, restoring
+from sealtune.tuning.guard import Guard, GuardSettings
+from sealtune.tuning.guard_rows import GuardRows
+from sealtune.tuning.predictor import Predictor, dropout_off
+from sealtune.tuning.trainer import ResponseTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class GuardedTrainer(ResponseTrainer):
+    """ResponseTrainer that keeps a safe set in force if ``add_guard`` is called.
+
+    Attributes:
+        guard: The guard; None to tune on the task alone.
+        best: The trained weights of the step that the guard prefers, on the CPU.
+    """
+
+    guard: Guard | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.best: State = {}
+
+    def add_guard(self, rows: GuardRows, settings: GuardSettings, steps: int) -> None:
+        """Guard a training of this many steps. The model must still be the start model."""
+        part = (distributed.process_index(), distributed.num_processes())
+        # Not the model as wrapped for several processes: the hooks that synchronise gradients are on its weights.
+        predictor = Predictor(self.model, self.causal_lm, self.processing_class, self.accelerator.autocast)
+        with dropout_off(self.model):
+            self.guard = Guard(rows, settings, steps, predictor.predict, predictor.log_odds, part)
+        self._guarded_step = -1
+        self._guard_loss: Tensor | float = 0.0
+        self._guard_record: dict[str, float] = {}
+        self.add_callback(WatchCallback(self))
+
+    # -- the loss ----------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of the task and, once per step, of the safe rows; a scalar in nats."""
+        task = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._guard_loss = 0.0
+        if self.guard is None or return_outputs or self._guarded_step == self.state.global_step:
+            return task
+        self._guarded_step = self.state.global_step
+        added, self._guard_record = self.guard.loss(self.state.global_step)
+        if not (self.model_accepts_loss_kwargs and num_items_in_batch is not None):  # it will be divided by this
+            added = added * self.current_gradient_accumulation_steps
+        self._guard_loss = added.detach()
+        return task + added
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As the trainer's; returns the loss of the task alone, for the log."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return loss - self._guard_loss / (1 if scaled else self.current_gradient_accumulation_steps)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the guard's figures beside the loss."""
+        if self.guard is not None and "loss" in logs:
+            latest = self.guard.history[-1]
+            logs |= self._guard_record | {f"lambda_{name}": value for name, value in self.guard.multipliers.items()}
+            logs |= {name: latest[name] for name in ("discrimination",) if name in latest}
+        super().log(logs, start_time)
+
+    # -- the best step -----------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Measure the watched rows if it is time, and remember the weights if they are the best so far."""
+        assert self.guard is not None
+        step = self.state.global_step
+        if not (self.guard.is_due(step) or step == self.state.max_steps):
+            return
+        with dropout_off(self.model):
+            preferred = self.guard.watch(step)
+        if preferred:
+            self.best = {name: p.detach().to("cpu", copy=True) for name, p in self._trainable_parameters()}
+
+    @torch.no_grad()
+    def restore_best(self) -> int | None:
+        """Put the weights of the best step back; None if it is the last one, otherwise its number."""
+        if self.guard is None or self.guard.best is None:
+            return None
+        step = int(self.guard.best["step"])
+        if step == self.state.global_step:
+            return None
+        for name, parameter in self._trainable_parameters():
+            parameter.copy_(self.best[name])
+        records = (self.guard.history[0], self.guard.best, self.guard.history[-1])
+        start, best, last = (record["discrimination"] for record in records)
+        logger.warning(
+            "guard: step %d of %d is kept: on safe rows that are not learned from, the model tells harmful from "
+            "harmless prompts with AUROC %.3f there and %.3f at the end (the start model: %.3f)",
+            step, self.state.global_step, best, last, start,
+        )  # fmt: skip
+        return step
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _tensors(self, moments: Any) -> State:
+        return super()._tensors(moments) | {f"best.{name}": value for name, value in self.best.items()}
+
+    def _values(self, param_groups: list[dict[str, Any]]) -> dict[str, Any]:
+        values = super()._values(param_groups)
+        return values if self.guard is None else values | {"guard": self.guard.state_dict()}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.guard is None or self.checkpoint is None:
+            return
+        with restoring():
+            self.guard.load_state_dict(self.checkpoint.rest["guard"])
+            self.best = {name: value.clone() for name, value in self._saved("best").items()}
+            if self.best:
+                check_shapes(self.best, dict(self._trainable_parameters()))
+
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    """Lets the guard look at the model after every step."""
+
+    def __init__(self, trainer: GuardedTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Watch, before a checkpoint is saved."""
+        self.trainer.watch()
