@@ -84,7 +84,7 @@ def main() -> None:
 def wanted(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What identifies each run."""
     keys = []
-    common = {"model": args.name or args.model.stem, "split": args.split}
+    common = {"model": args.name or args.model.name, "split": args.split}
     for method in args.methods:
         if method == "start":
             keys.append(common | {"method": "start", "mixture": "", "dose": "", "seed": 0})

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sealtune.data.encoded import Encoded
+    from sealtune.tuning.repair import Repaired
 
 RowsLike = str | Sequence[Mapping[str, Any]]
 
@@ -96,14 +97,15 @@ def select(scores: Scores, **settings: Any) -> Selection:
 
 
 def tune(
-    model: str, rows: RowsLike, keep: Collection[str] | None = None, **settings: Any
+    model: str, rows: RowsLike, keep: Collection[str] | None = None, safe: RowsLike | None = None, **settings: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Fine-tune the model.
+    """Fine-tune the model; with ``safe``, the safe set stays in force (``tune.guard``).
 
     Args:
         model: Hub id, folder or GGUF file.
         rows: The rows to train on.
         keep: Ids of the rows to use; None for all.
+        safe: Examples of safe behaviour, for the guard; None to tune on the rows alone.
         settings: Keys of the config, e.g. ``tune={"learning_rate": 1e-4}``.
 
     Returns:
@@ -114,17 +116,51 @@ def tune(
         RunError: the loss became NaN or infinite.
     """
     from sealtune.models import load as models
+    from sealtune.pipeline.guard_set import guard_rows
     from sealtune.tuning.train import train
 
-    config = _config(model, settings, datasets=_source(rows, "rows"))
+    sources = {} if safe is None else {"safe_datasets": _source(safe, "safe")}
+    config = _config(model, settings, datasets=_source(rows, "rows"), **sources)
     inputs = RunInputs(config)
     encoded, tokenizer = inputs.load_candidates().encoded, inputs.load_tokenizer()
     if keep is not None:
         encoded = _kept(encoded, keep)
+    guarded = guard_rows(inputs) if safe is not None and config.tune.guard != "off" else None
     with track("tune") as advance:
         base = models.load_model(config, full=not config.tune.use_peft)
-        result = train(base, tokenizer, encoded, config, advance)
+        result = train(base, tokenizer, encoded, config, advance, safe=guarded)
     return result.model, tokenizer
+
+
+def repair(
+    model: PreTrainedModel,
+    safe: RowsLike,
+    rows: RowsLike | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Any,
+) -> Repaired:
+    """Make a LoRA adapter safe again, in place.
+
+    Args:
+        model: A PeftModel, for example the result of ``tune``.
+        safe: Examples of safe behaviour.
+        rows: Rows of the task, on which the adapter is kept as it is; without them only steps on the safe set are
+            taken.
+        tokenizer: Its tokenizer; None for that of the base model.
+        settings: Keys of the config, e.g. ``tune={"guard": "teach"}``.
+
+    Returns:
+        What was measured before and after.
+
+    Raises:
+        UserError: The adapter is no LoRA adapter, or settings or rows cannot be used.
+        RunError: A weight became NaN or infinite.
+    """
+    from sealtune.pipeline.repair import repair_model
+
+    sources = {"safe_datasets": _source(safe, "safe")} | ({} if rows is None else {"datasets": _source(rows, "rows")})
+    inputs = RunInputs(_config(model.config._name_or_path, settings, **sources), tokenizer=tokenizer)
+    return repair_model(model, inputs.load_tokenizer(), inputs)
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, RwkvConfig, RwkvForCausalLM
 
 from sealtune.evaluation.generate import end_tokens, generate
 
@@ -90,3 +90,20 @@ def test_no_prompts_give_no_answers_and_empty_prompts_are_refused(model, tokeniz
         generate(model, [[1], []], batch_size=4, **options)
     with pytest.raises(ValueError):
         generate(model, [[1]], batch_size=0, **options)
+
+
+def test_a_model_that_padding_changes_is_asked_in_batches_of_one_length(tokenizer, caplog):
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    recurrent = RwkvForCausalLM(RwkvConfig(vocab_size=len(tokenizer), context_length=64, **sizes))
+    for parameter in recurrent.parameters():
+        torch.nn.init.normal_(parameter, std=0.6)
+    options = {"tokenizer": tokenizer, "max_new_tokens": 4}
+    alone = [generate(recurrent, [prompt], batch_size=1, **options)[0] for prompt in PROMPTS]
+    with caplog.at_level("INFO", "sealtune"):
+        assert generate(recurrent, PROMPTS, batch_size=8, **options) == alone
+    assert "batches of one length" in caplog.text
+    batched = [[1, 2, 3], [7, 8, 9], [4]]
+    counts = []
+    generate(recurrent, batched, batch_size=8, on_batch=lambda done, *_: counts.append(done), **options)
+    assert counts == [2, 3]

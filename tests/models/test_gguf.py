@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from helpers.tiny import VOCABULARY, tiny_model
+from helpers.gguf_files import llama_tensors, write_gguf
+from helpers.tiny import tiny_model
 from sealtune.core.errors import UserError
 from sealtune.models import gguf, model_cache
 from sealtune.models.sources import resolve_model
@@ -40,66 +41,10 @@ def test_a_damaged_file_is_a_user_error_and_nothing_is_cached(tmp_path, cache):
     assert not [path for path in (cache / "models").iterdir() if path.suffix != ".lock"]
 
 
-PERMUTED = {"q_proj": 4, "k_proj": 2}
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
-
 @pytest.fixture(scope="module")
 def tensors():
     """The tensors of a two-layer Llama, by their names in GGUF."""
-    model = tiny_model(tie_word_embeddings=True)
-    found = {"token_embd.weight": model.model.embed_tokens.weight, "output_norm.weight": model.model.norm.weight}
-    for i, layer in enumerate(model.model.layers):
-        for own, name in NAMES.items():
-            weight = layer.get_submodule(own).weight
-            if heads := PERMUTED.get(own.rpartition(".")[2]):
-                weight = weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-            found[f"blk.{i}.{name}.weight"] = weight
-    return {name: weight.detach().numpy().copy() for name, weight in found.items()}
-
-
-def write_gguf(path, tensors, part=0, parts=1, total=20):
-    """A GGUF file as llama.cpp writes it, or one of its parts; only the first has the settings."""
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(path, "llama")
-    if part == 0:
-        writer.add_block_count(2)
-        writer.add_context_length(512)
-        writer.add_embedding_length(32)
-        writer.add_feed_forward_length(64)
-        writer.add_head_count(4)
-        writer.add_head_count_kv(2)
-        writer.add_layer_norm_rms_eps(1e-6)
-        writer.add_rope_dimension_count(8)
-        writer.add_vocab_size(VOCABULARY)
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list([chr(0x100 + i) for i in range(VOCABULARY - 3)] + ["a", "b", "ab"])
-        writer.add_token_types([1] * VOCABULARY)
-        writer.add_token_merges(["a b"])
-        writer.add_eos_token_id(0)
-        writer.add_bos_token_id(0)
-    if parts > 1:
-        writer.add_uint16("split.no", part)
-        writer.add_uint16("split.count", parts)
-        writer.add_int32("split.tensors.count", total)
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return llama_tensors(tiny_model(tie_word_embeddings=True))
 
 
 def write_parts(folder, tensors, suffix=".gguf"):

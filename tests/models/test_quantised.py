@@ -143,10 +143,17 @@ def test_names_of_layers_are_checked_before_anything_is_loaded(tiny_folder):
 
 
 def test_an_adapters_folder_is_checked_as_its_base(tmp_path, tiny_folder):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_folder)}))
+    settings = {"base_model_name_or_path": str(tiny_folder), "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     check(tmp_path)
     with pytest.raises(UserError, match="name no layer of LlamaForCausalLM"):
         check(tmp_path, rank={"lora_target_modules": ["c_attn"]})
+
+
+def test_stored_4_bit_weights_compute_in_the_dtype_of_the_run(quantised):
+    model = load_model(build_config({"model_name_or_path": str(quantised), "dtype": "bfloat16"}))
+    layer = model.model.layers[0].self_attn.q_proj
+    assert getattr(layer, "compute_dtype", torch.bfloat16) == torch.bfloat16  # the file says float32; 8-bit says none
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "no json", '{"base_model_name_or_path": 3}'])

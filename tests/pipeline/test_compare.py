@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 
 from helpers.rows import made_rows, write_jsonl
 from sealtune.cli.main import app
+from sealtune.core.config import TuneConfig
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import RunError, StoppedError, UserError
 from sealtune.evaluation import comparison
 from sealtune.pipeline.compare import check_method, compare, config_for, plan
 from sealtune.ranking import methods
+
+DEFAULT = TuneConfig().guard
 
 
 @pytest.fixture
@@ -44,7 +47,8 @@ def test_every_method_is_in_one_table_and_trained_for_the_same_steps(settings):
         } <= measured
     tuned = [row for row in content["table"] if row["model"] == "random" and row["measure"] == "attack_success_rate"]
     assert [(row["n"], row["seeds"]) for row in tuned] == [(2, 2)]
-    assert [row["seeds"] for row in content["table"] if row["model"] == "base"] == [1] * 4  # asked once
+    assert {row["seeds"] for row in content["table"] if row["model"] == "base"} == {1}  # asked once
+    assert {(m, "discrimination", "all") for m in ("base", "full", "random", "loss+safeinstr")} <= measured
     rows = {method: manifest(method, 0)["stages"]["tune"]["rows"] for method in ("full", "random", "loss+safeinstr")}
     assert rows == {"full": 20, "random": 16, "loss+safeinstr": 20}
     steps = {manifest(m, s)["config"]["tune"]["max_steps"] for m in ("full", "random") for s in (0, 1)}
@@ -118,6 +122,10 @@ def test_every_ranker_is_a_method_and_every_run_has_its_own_folder(settings):
     for name in methods.names():
         check_method(name)
         check_method(f"{name}+safeinstr")
+        check_method(f"{name}+safeinstr+guard")
+    for wrong in ("guard+loss", "base+guard", "loss+random", "guard+"):
+        with pytest.raises(UserError, match=r"compare\.methods"):
+            check_method(wrong)
     with pytest.raises(UserError, match="did you mean"):
         check_method("seall+safeinstr")
     folders = [variant.config.output_dir for variant in plan(build_config(settings))]
@@ -134,6 +142,12 @@ def test_the_configuration_of_each_method(settings):
         assert keeps_all.select.threshold is None
     assert (loss.rank.method, loss.select.keep_ratio, loss.select.threshold) == ("loss", 0.7, 0.5)
     assert [len(variant.select.mix_datasets) for variant in (full, safeinstr, loss)] == [0, 1, 1]
+    guard, both = (config_for(config, method, 3, 9) for method in ("guard", "loss+safeinstr+guard"))
+    assert (guard.rank.method, guard.select.keep_ratio) == ("random", 1.0)
+    assert [variant.tune.guard for variant in (full, loss, guard, both)] == ["off", "off", DEFAULT, DEFAULT]
+    assert len(both.select.mix_datasets) == 1
+    off = build_config(settings | {"tune": {"guard": "off"}})
+    assert config_for(off, "guard", 0, 9).tune.guard == DEFAULT
     assert config.rank.method == "seal" and not config.select.mix_datasets  # unchanged
 
 
@@ -152,7 +166,7 @@ def test_a_missing_value_leaves_its_cell_empty():
 
 
 def test_methods_with_the_same_ranking_rank_once(settings, capsys):
-    settings["compare"] |= {"methods": ["loss", "loss+safeinstr"], "reference": "loss", "seeds": [0]}
+    settings["compare"] |= {"methods": ["loss", "loss+safeinstr", "loss+guard"], "reference": "loss", "seeds": [0]}
     compare(build_config(settings))
     log = capsys.readouterr().err
     assert log.count("rank: finished in") == 1

@@ -56,6 +56,34 @@ def test_evaluation_rows_have_one_cell_per_model_in_the_unit_of_the_measure(view
     assert next(row["unit"] for row in rows if row["measure"] == "loss") == "nats"
 
 
+def measured(measure, unit, model, value, kind="all", name="all"):
+    row = {"measure": measure, "title": measure, "unit": unit, "model": model, "kind": kind, "set": name, "judge": ""}
+    return row | {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 9}
+
+
+def test_the_table_leads_with_discrimination_and_j(view):
+    more = [
+        measured(measure, unit, model, 0.8, kind)
+        for measure, unit, kind in (
+            ("refusal_rate", "share", "harmless"),
+            ("refusal_rate", "share", "harmful"),
+            ("J", "share", "all"),
+            ("discrimination", "score", "all"),
+        )
+        for model in ("base", "tuned")
+    ]
+    rows = tables.evaluation_rows(replace(view, evaluation=[*view.evaluation, *more]))
+    assert [row["measure"] for row in rows[:4]] == ["discrimination", "J", "refusal_rate", "refusal_rate"]
+    assert [tables.where(row) for row in rows[1:4]] == ["all prompts", "harmful prompts", "harmless prompts"]
+    assert len(rows) == 4 + len(tables.evaluation_rows(view))
+
+
+def test_the_place_of_a_measure_is_its_kind_and_set():
+    places = [("harmful", "all"), ("harmless", "xstest"), ("", "held_out"), ("task", "gsm8k")]
+    shown = [tables.where({"kind": kind, "set": name}) for kind, name in places]
+    assert shown == ["harmful prompts", "harmless prompts of xstest", "held-out", "gsm8k"]
+
+
 def test_a_model_without_a_measure_has_no_cell(view):
     rows = [row for row in view.evaluation if (row["model"], row["measure"]) != ("base", "loss")]
     (loss,) = (row for row in tables.evaluation_rows(replace(view, evaluation=rows)) if row["measure"] == "loss")

@@ -22,6 +22,21 @@ def test_headline_figures_are_the_metrics(view):
     assert shown["Safe-set loss"] == "1.250 → 1.125"
 
 
+def test_discrimination_and_j_lead_the_evaluation_and_higher_is_better(view):
+    row = {"kind": "all", "set": "all", "judge": "", "low": 0.0, "high": 1.0, "n": 9}
+    more = [
+        row | {"measure": measure, "title": measure, "unit": unit, "model": model, "value": value}
+        for measure, unit in (("J", "share"), ("discrimination", "score"))
+        for model, value in (("base", 0.9), ("tuned", 0.75))
+    ]
+    tiles = headline_tiles(replace(view, evaluation=[*view.evaluation, *more]))
+    names = [tile.name for tile in tiles]
+    assert names.index("Discrimination") + 1 == names.index("J") < names.index("Attack success rate")
+    assert values(tiles)["Discrimination"] == "0.900 → 0.750" and values(tiles)["J"] == "90.0% → 75.0%"
+    better = {tile.name: tile.note.split("; ")[-1] for tile in tiles}
+    assert (better["J"], better["Over-refusal"]) == ("higher is better", "lower is better")
+
+
 def test_detection_figures_are_the_metrics(view):
     score = view.scores.score
     unsafe = np.array([view.labels[i] for i in view.scores.ids])

@@ -295,9 +295,7 @@ def test_a_half_without_rows_is_said(guarded, capsys):
 
 def test_a_guard_column_with_another_value_is_one_line(guarded):
     guarded["tune"] |= {"guard_column": "prompt"}
-    with pytest.raises(
-        UserError, match=r"guard_column: row .* of safe has prompt='red.*harmful or harmless"
-    ):
+    with pytest.raises(UserError, match=r"guard_column: row .* of safe has prompt='red.*harmful or harmless"):
         run_to_tune(guarded)
 
 

@@ -98,6 +98,18 @@ def test_an_adapter_that_cannot_be_combined_stands_on_the_merged_model_and_says_
     torch.testing.assert_close(logits(peft), both, atol=1e-5, rtol=0)
 
 
+def test_a_third_round_contains_all_three(tiny_folder, tmp_path):
+    """The second adapter was tuned elsewhere, on the first one's folder."""
+    first = first_round(tiny_folder, tmp_path / "first")
+    second = first_round(tiny_folder, tmp_path / "second", target_modules=["q_proj", "o_proj"], lora_alpha=3)
+    config = json.loads((second / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(first)}
+    (second / "adapter_config.json").write_text(json.dumps(config))
+    tuned, _ = second_round(second, tmp_path / "third")
+    stored = json.loads((tmp_path / "third" / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == str(tiny_folder)
+    torch.testing.assert_close(with_peft(tiny_folder, tmp_path / "third"), tuned, atol=1e-5, rtol=0)
+
+
 def test_a_merged_second_round_contains_both(tiny_folder, tmp_path):
     both, _ = second_round(first_round(tiny_folder, tmp_path / "first"), tmp_path / "second", merge=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "second", dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,11 +73,13 @@ KNOWN = {
 
 def read_dimensions(config: Config) -> ModelDimensions:
     """The model's dimensions, from a folder, the table above, or the hub's cache. Raises UserError if unknown."""
-    from sealtune.models.load import adapter_of, base_of
+    from sealtune.models.adapter_chain import adapter_of, base_of
 
     if (adapter := adapter_of(config)) is not None:
         return read_dimensions(base_of(config, adapter))
     name = config.model_name_or_path
+    if (gguf := _gguf_file(Path(name).expanduser())) is not None:
+        return _read_gguf(gguf)
     path = Path(name).expanduser() / "config.json"
     if not path.is_file():
         if name in KNOWN:
@@ -86,6 +89,48 @@ def read_dimensions(config: Config) -> ModelDimensions:
         return _parse(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"env: {path} does not state the dimensions of a decoder ({error!r})") from None
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file that this path names: itself, or the one in a folder without a config.json."""
+    from sealtune.models.gguf import find_gguf, is_gguf
+
+    if path.is_file() and is_gguf(path):
+        return path
+    return find_gguf(path) if path.is_dir() and not (path / "config.json").is_file() else None
+
+
+def _read_gguf(path: Path) -> ModelDimensions:
+    """The dimensions of a GGUF model; its weights are loaded as floating-point numbers.
+
+    Args:
+        path: The file, or any of its parts.
+
+    Raises:
+        UserError: The file cannot be read, or the package gguf is not installed.
+    """
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    from sealtune.models.gguf import find_parts
+
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f"env: {path}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
+    try:
+        stated = load_gguf_checkpoint(str(find_parts(path)[0]))["config"]  # the first part has the settings of all
+        return _parse(stated | {"tie_word_embeddings": not _has_output_layer(path)})
+    except UserError:
+        raise
+    except Exception as error:  # the reader raises whatever a damaged file leads to
+        raise UserError(f"env: {path} does not state the dimensions of a decoder ({error!r})") from None
+
+
+def _has_output_layer(path: Path) -> bool:
+    """Whether any part of a GGUF model has an output layer apart from the embedding."""
+    from gguf import GGUFReader
+
+    from sealtune.models.gguf import find_parts
+
+    return any(tensor.name == "output.weight" for part in find_parts(path) for tensor in GGUFReader(part).tensors)
 
 
 def _cached_config(name: str, revision: str | None) -> Path:

@@ -169,6 +169,7 @@ def check(
     model: options.Model = None,
     data: options.Data = None,
     safe: options.Safe = None,
+    model_answers: options.ModelAnswers = None,
 ) -> None:
     """Read everything, train nothing: what was understood, and what would be lost. Exit code 2 if anything would be."""
     with one_line_errors():
@@ -180,7 +181,7 @@ def check(
         from sealtune.pipeline.inputs import RunInputs
 
         inputs = RunInputs(run.config)  # without a cache: checking writes no files
-        found = check_inputs(inputs)
+        found = check_inputs(inputs, model_answers)
         show(found, inputs, Console())
         if found.lost:
             raise typer.Exit(2)
@@ -227,6 +228,28 @@ def score(
             raise UserError("score: no rows; name them with --data FILE")
         score_rows(run, [DatasetConfig(path=path) for path in data])
         _print(run.folder.path("score/rows.jsonl"))
+
+
+@app.command()
+def repair(
+    adapter: options.Adapter,
+    words: options.Words = None,
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    data: options.Data = None,
+    safe: options.Safe = None,
+    out: options.Out = None,
+) -> None:
+    """Make an adapter that was tuned anywhere safe again: ADAPTER --model BASE --safe SAFE.jsonl [--data ROWS]."""
+    with one_line_errors():
+        from sealtune.cli.repair import base_of, show
+
+        run = _open(words, config, model=model or base_of(adapter, config), data=data, safe=safe, out=out)
+        from sealtune.pipeline.repair import ADAPTER
+        from sealtune.pipeline.repair import repair as repair_adapter
+
+        show(repair_adapter(adapter, run.config))
+        _print(run.folder.path(ADAPTER))
 
 
 @app.command()

@@ -27,6 +27,15 @@ Data = Annotated[
 ]
 Safe = Annotated[list[str] | None, typer.Option("--safe", help="safe_datasets: rows of safe behaviour, likewise.")]
 Out = Annotated[str | None, typer.Option("--out", help="output_dir: the folder of the run.")]
+ModelAnswers = Annotated[
+    bool | None,
+    typer.Option(
+        "--model-answers/--no-model-answers",
+        help="Ask the model how it would answer the safe set's prompts; default: if it is small and local.",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[Path, typer.Argument(help="The folder of a LoRA adapter.", show_default=False)]
 Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: the share of rows to keep.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]
 Accelerate = Annotated[

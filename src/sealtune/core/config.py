@@ -316,6 +316,9 @@ class EvaluateConfig(Block):
     pairs: PairsConfig | None = Field(
         None, description="pairs of a safe and an unsafe answer, whose log-probabilities are compared"
     )
+    own_openings: SkipJsonSchema[bool] = Field(
+        True, exclude=True, description="whether openings are also taken from the base model's answers, if it gave any"
+    )
     held_out_datasets: list[DatasetConfig] = Field(default_factory=list)
     judges: list[JudgeConfig] = Field(default_factory=lambda: [JudgeConfig(name="refusal")])
     max_new_tokens: int = Field(64, ge=1)
@@ -367,8 +370,9 @@ class CompareConfig(Block):
     """Which methods ``sealtune compare`` compares."""
 
     methods: list[str] = Field(
-        default_factory=lambda: ["base", "full", "random", "dsir", "safeinstr", "seal", "probe", "probe+safeinstr"],
-        description="base, full (all rows), safeinstr (all rows plus safety_datasets), any ranker, or ranker+safeinstr",
+        default_factory=lambda: ["base", "full", "random", "safeinstr", "seal", "probe", "guard", "probe+guard"],
+        description="base, full (all rows) or any ranker; +safeinstr adds safety_datasets, +guard lets the safe set "
+        "guard the tuning; safeinstr and guard alone do so with all rows",
     )
     reference: str = Field("random", description="the method that the others are compared with")
     seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1)

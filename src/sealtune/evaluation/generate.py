@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
+
+PADDING_TRIED = 5
+"""Padding on the left with which it is tried whether a model ignores it."""
 
 Answer = tuple[str, int, bool]
 """Text without special tokens, number of new tokens including the end token, whether the model ended its turn."""
@@ -39,14 +45,57 @@ def generate(
     order = sorted(range(len(encoded_prompts)), key=lambda i: -len(encoded_prompts[i]))
     answers: dict[int, Answer] = {}
     with _evaluating(model):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in _batches(model, encoded_prompts, order, batch_size):
             new = _generate_batch(model, [encoded_prompts[i] for i in rows], ends, tokenizer, max_new_tokens)
             batch = [_read_answer(tokens, ends, tokenizer) for tokens in new]
             answers.update(zip(rows, batch, strict=True))
             if on_batch is not None:
                 on_batch(len(answers), len(order), sum(count for _, count, _ in batch))
     return [answers[i] for i in range(len(order))]
+
+
+def _batches(
+    model: Any, prompts: Sequence[list[int]], order: Sequence[int], batch_size: int
+) -> Iterator[Sequence[int]]:
+    """The rows of each batch, in order; of one length each, if the model computes something else beside padding."""
+    start = 0
+    padded = len({len(prompt) for prompt in prompts}) < 2 or _ignores_padding(model, prompts[order[-1]])
+    while start < len(order):
+        stop = min(start + batch_size, len(order))
+        if not padded:
+            alike = [i for i in order[start:stop] if len(prompts[i]) == len(prompts[order[start]])]
+            stop = start + len(alike)
+        yield order[start:stop]
+        start = stop
+
+
+def _ignores_padding(model: Any, prompt: list[int]) -> bool:
+    """Whether the first new token has the same logits with padding on the left as without.
+
+    It has not where positions are counted from the start of the row, or a recurrent state runs over the padding.
+    """
+
+    def first_logits(padding: int) -> torch.Tensor:
+        tokens = torch.tensor([[0] * padding + prompt], device=model.device)
+        mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
+        output = model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            max_new_tokens=1,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        logits: torch.Tensor = output.logits[0][0].float()
+        return logits
+
+    alone, padded = first_logits(0), first_logits(PADDING_TRIED)
+    if torch.allclose(alone, padded, rtol=0.05, atol=0.05 * float(alone.abs().max())):
+        return True
+    logger.info("this model computes something else beside padding: prompts are asked in batches of one length")
+    return False
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sealtune.core.errors import UserError
 from sealtune.core.sanitize import excerpt
+from sealtune.models.adapter_settings import CONFIG, require_known, require_usable
 from sealtune.models.checkpoint_files import read_json, require_genuine, shorten
 from sealtune.models.sources import PACKAGED_MODELS, is_packaged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _WRAPPER = re.compile(r"\.(modules_to_save(\.default)?|base_layer|original_module)(?=\.)")
 """What PEFT inserts into the names of the base's own tensors."""
@@ -59,7 +60,8 @@ def read_base(folder: Path) -> Base:
     """The base that an adapter's config names: a hub id, or a path from the working directory or from the folder.
 
     Raises:
-        UserError: The folder is not only an adapter, or its config names no base, or one that does not exist.
+        UserError: The folder is not only an adapter, its config names no base, or one that does not exist, or PEFT
+            does not know all settings, or cannot merge such an adapter.
     """
     require_genuine(folder)
     config = read_json(folder / CONFIG)
@@ -71,6 +73,7 @@ def read_base(folder: Path) -> Base:
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
         raise UserError(f"model_name_or_path: {folder}/{CONFIG} names no base model; set base_model_name_or_path in it")
+    require_usable(folder)
     for path in (Path(name).expanduser(), folder / name):
         if path.exists() and path.resolve() != folder.resolve():
             return Base(str(path), None)
@@ -89,28 +92,73 @@ def apply_adapter(model: PreTrainedModel, folder: Path) -> Any:
     """A PeftModel: the adapter in the folder on ``model``, which is changed in place. All its tensors are used.
 
     Raises:
-        UserError: The adapter cannot be read, or its tensors do not fit the model.
+        UserError: The adapter cannot be read, PEFT does not know all its settings, or its tensors do not fit the model.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftModel
 
+    return _apply(model, folder, lambda: PeftModel.from_pretrained(model, str(folder), ignore_mismatched_sizes=True))
+
+
+def apply_without_weights(model: PreTrainedModel, folder: Path) -> Any:
+    """Like ``apply_adapter``, on a model on the meta device: only the header of the adapter's file is read."""
+    from peft import PeftConfig, get_peft_model
+
+    def apply() -> Any:
+        return get_peft_model(model, PeftConfig.from_pretrained(str(folder)), low_cpu_mem_usage=True)
+
+    return _apply(model, folder, apply)
+
+
+def _apply(model: PreTrainedModel, folder: Path, apply: Callable[[], Any]) -> Any:
     saved = adapter_shapes(folder)
+    require_known(folder)
     try:
         _resize_embeddings(model, saved, folder)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # keys that are missing are named below
-            adapted = PeftModel.from_pretrained(model, str(folder)).eval()
+            warnings.simplefilter("ignore")  # tensors that do not fit are named below
+            adapted = apply().eval()
+            saved = _as_loaded(adapted, saved)
     except UserError:
         raise
     except Exception as error:  # PEFT raises whatever a damaged config leads to
         cause = excerpt(error, 300)
         raise UserError(f"{folder}: the adapter cannot be loaded: {cause}") from error
-    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if missing := sorted(expected - set(saved)):
+    _require_same_tensors(adapted, saved, folder)
+    return adapted
+
+
+def _require_same_tensors(adapted: Any, saved: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise UserError that names tensors of the file that are missing, left over, or of another shape."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    expected = {key: tuple(value.shape) for key, value in state.items()}
+    if missing := sorted(expected.keys() - saved.keys()):
         raise UserError(f"{folder}: {WEIGHTS} lacks {shorten(missing)}, which {CONFIG} calls for")
     own = {_WRAPPER.sub("", key) for key in adapted.state_dict()}
-    if unexpected := sorted(key for key in set(saved) - expected if _WRAPPER.sub("", key) not in own):
+    if unexpected := sorted(key for key in saved.keys() - expected.keys() if _WRAPPER.sub("", key) not in own):
         raise UserError(f"{folder}: {WEIGHTS} has {shorten(unexpected)}, for which the base model has no place")
-    return adapted
+    others = [f"{key} {saved[key]} instead of {shape}" for key, shape in expected.items() if saved[key] != shape]
+    if others:
+        raise UserError(
+            f"{folder}: {WEIGHTS} has tensors of another shape than its base and {CONFIG} call for: "
+            f"{shorten(sorted(others))}; the adapter was trained on another model"
+        )
+
+
+def _as_loaded(adapted: Any, saved: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes as PEFT gives them to the model: it stacks the experts of older files."""
+    import torch
+
+    try:
+        from peft.utils.transformers_weight_conversion import (
+            convert_peft_adapter_state_dict_for_transformers as convert,
+        )
+    except ImportError:  # an older PEFT, which converts nothing
+        return saved
+    config = next(iter(adapted.peft_config.values()))
+    state = {name: torch.empty(shape, device="meta") for name, shape in saved.items()}
+    return {name: tuple(value.shape) for name, value in convert(adapted, config, state).items()}
 
 
 def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

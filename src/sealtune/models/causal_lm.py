@@ -135,7 +135,15 @@ def _mean_states(states: Tensor, mask: Tensor) -> Tensor:
 def _check_decomposition(model: PreTrainedModel, causal_lm: CausalLM) -> None:
     """Raise UserError if the model's forward does more than body and head: the losses would be silently wrong."""
     tokens = torch.arange(1, 5, device=model.device)[None]
-    expected = model(input_ids=tokens, use_cache=False).logits.float()
+    try:
+        expected = model(input_ids=tokens, use_cache=False).logits.float()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{type(model).__name__}: its forward pass fails ({excerpt(error, 200)}); this family, or an adapter on "
+            "these of its layers, is not supported"
+        ) from error
     hidden = causal_lm.hidden_states(tokens)
     found = causal_lm.head.logits(hidden.to(causal_lm.head.weight.dtype))
     if not torch.allclose(expected, found, rtol=0.05, atol=0.05 * float(expected.abs().max())):

@@ -9,6 +9,15 @@ from typing import Any
 from sealtune.core.errors import UserError
 from sealtune.data.file_signatures import HEAD_BYTES, require_content
 
+SETTINGS_FILES = (
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+)
+"""JSON objects that transformers ignores, or stumbles over, where they are damaged."""
+TEMPLATES = ("*.jinja", "additional_chat_templates/*.jinja")
 TEXT_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.txt")
 
 
@@ -25,10 +34,35 @@ def require_model_files(folder: Path) -> None:
             "the weights and the tokenizer"
         )
     read_json(folder / "config.json")
+    require_settings_files(folder)
     for index in sorted(folder.glob("*.safetensors.index.json")):
         _check_index(index)
     for weights in sorted(folder.glob("*.safetensors")):
         require_safetensors(weights)
+
+
+def require_settings_files(folder: Path) -> None:
+    """Raise UserError if a settings file of a model or tokenizer is no JSON object, or a chat template no text."""
+    for name in SETTINGS_FILES:
+        if (folder / name).is_file():
+            content = read_json(folder / name)
+            if name == "generation_config.json":
+                _require_token_ids(folder / name, content)
+    for template in sorted(path for pattern in TEMPLATES for path in folder.glob(pattern)):
+        try:
+            template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"model_name_or_path: {template} is no text in UTF-8 ({error}); save it as UTF-8, or download it again"
+            ) from None
+
+
+def _require_token_ids(path: Path, content: dict[str, Any]) -> None:
+    """Raise UserError if what ends an answer is not a token's number, or several."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = content.get(key)
+        if not all(type(token) is int for token in (value if isinstance(value, list) else [value or 0])):
+            raise UserError(f"model_name_or_path: {path}: {key} is {value!r}, not the number of a token; correct it")
 
 
 def require_genuine(folder: Path) -> None:

@@ -12,13 +12,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sealtune.models.adapter_folder import CONFIG, WEIGHTS, adapter_shapes
+from sealtune.models.adapter_folder import WEIGHTS, adapter_shapes
+from sealtune.models.adapter_settings import CONFIG
 from sealtune.models.checkpoint_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<part>lora_(embedding_)?[AB])(?P<suffix>(\.weight)?)")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+"""One expert of a mixture, whose weights transformers stacks with those of the others."""
 _FREE = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora"),
     *(
@@ -30,6 +33,7 @@ _FREE = {
         "peft_version",
     ),
     *("task_type", "inference_mode", "auto_mapping", "fan_in_fan_out", "init_lora_weights", "megatron_core"),
+    "qalora_group_size",  # of a method that is off, unless use_qalora is set too
 }
 """Settings that a combined adapter keeps, replaces or does not need; any other must be as PEFT sets it by default."""
 _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", None)
@@ -38,17 +42,32 @@ _PLAIN_STARTS = (True, False, "gaussian", "orthogonal", None)
 
 def is_plain_lora(folder: Path) -> bool:
     """Whether the adapter is two factors per layer and no more: no DoRA, trained biases or embeddings."""
+    return find_obstacle(folder) is None
+
+
+def find_obstacle(folder: Path) -> str | None:
+    """What keeps another LoRA from being combined with this adapter exactly; None if they can be."""
     from peft import LoraConfig
 
     config, defaults = read_json(folder / CONFIG), json.loads(json.dumps(LoraConfig().to_dict(), default=sorted))
-    others = {key: value for key, value in config.items() if key not in _FREE}
-    return (
-        config.get("peft_type") == "LORA"
-        and config.get("init_lora_weights") in _PLAIN_STARTS
-        and all(value == defaults.get(key) or not value for key, value in others.items() if key != "bias")
-        and config.get("bias", "none") == "none"
-        and all(_TENSOR.fullmatch(name) for name in adapter_shapes(folder))
-    )
+    if config.get("peft_type") != "LORA":
+        return f"peft_type {config.get('peft_type')}"
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+        return f"init_lora_weights {config['init_lora_weights']}, which changes the base"
+    for key, value in sorted(config.items()):
+        if key not in _FREE and value != defaults.get(key) and value:
+            return key if value is True else f"{key} {json.dumps(value)}"
+    odd = next((name for name in adapter_shapes(folder) if not _TENSOR.fullmatch(name) or _EXPERT.search(name)), None)
+    return None if odd is None else f"the tensor {odd}"
+
+
+def read_factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """The factors A and B of a plain LoRA by module, in float32, with the scaling multiplied into B."""
+    from safetensors.torch import load_file
+
+    state = _scaled(load_file(folder / WEIGHTS), read_json(folder / CONFIG))
+    parts = {(found["module"], found["part"][-1]): value for name, value in state.items() if (found := _match(name))}
+    return {module: (parts[module, "A"], parts[module, "B"]) for module, part in parts if part == "A"}
 
 
 def combine(first: Path, second: Path, modules: Collection[str]) -> None:

@@ -6,24 +6,36 @@ import hashlib
 import importlib.util
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sealtune.core.errors import UserError
 from sealtune.core.files import hash_file
 from sealtune.core.sanitize import excerpt
 from sealtune.data.file_signatures import require_content
 from sealtune.models.checkpoint_files import read_head, shorten
-from sealtune.models.loading_info import require_complete
+from sealtune.models.gguf_leftovers import own_reader, require_all_read
+from sealtune.models.gguf_rope import ROPE_TENSORS
+from sealtune.models.gguf_settings import apply_settings, missing_defaults, read_settings, require_settings
+from sealtune.models.loading_info import require_complete, without_load_report
 from sealtune.models.model_cache import cached_folder
 
 MAGIC = b"GGUF"
-FORMAT = 2
+FORMAT = 3
 """Version of the conversion; another one converts every file again."""
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _SPLIT_TENSORS = "split.tensors.count"
+
+
+class _Content(NamedTuple):
+    """What a model's parts hold together: architecture, its settings, the tensors; and their name for messages."""
+
+    family: str
+    settings: dict[str, Any]
+    tensors: list[Any]
+    shown: str
 
 
 def is_gguf(path: Path) -> bool:
@@ -95,25 +107,37 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise UserError(f"{parts[0]}: reading GGUF needs the package gguf; pip install 'sealtune[gguf]'")
     try:
-        _check_split(parts)
+        readers = [_open(part) for part in parts]  # once each: they take seconds to read a vocabulary
+        _check_split(parts, readers)
+        family, settings = read_settings(readers[0])
+        require_settings(family, settings, str(parts[0]))
+        content = _Content(family, settings, [tensor for reader in readers for tensor in reader.tensors], str(parts[0]))
+        added = missing_defaults(family, settings)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            whole = parts[0] if len(parts) == 1 else _join(parts, Path(scratch) / "whole.gguf")
-            _save_as_safetensors(whole, parts[0], folder)
+            is_whole = len(parts) == 1 and not added
+            whole = parts[0] if is_whole else _join(readers[0], content, Path(scratch) / "whole.gguf", added)
+            _save_as_safetensors(whole, content, folder)
     except UserError:
         raise
     except Exception as error:  # the reader raises whatever a damaged file leads to
         raise UserError(f"{parts[0]}: cannot be read as GGUF: {excerpt(error, 300)}") from error
 
 
-def _save_as_safetensors(whole: Path, shown: Path, folder: Path) -> None:
+def _save_as_safetensors(whole: Path, content: _Content, folder: Path) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"gguf_file": whole.name}
-    model, info = AutoModelForCausalLM.from_pretrained(
-        str(whole.parent), dtype=torch.bfloat16, output_loading_info=True, ignore_mismatched_sizes=True, **source
-    )
-    require_complete(model, info, str(shown))
+    family, settings, tensors, shown = content
+    config = AutoConfig.from_pretrained(str(whole.parent), **source)
+    apply_settings(config, family, settings, _rope_tensors(tensors), shown, scaling_only=own_reader(family))
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True} | _unpacked()
+    with without_load_report():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(whole.parent), config=config, dtype=torch.bfloat16, **options, **source
+        )
+    require_complete(model, info, shown)
+    require_all_read(model, family, [tensor.name for tensor in tensors], shown)
     if hasattr(model.config, "quantization_config"):  # the weights are dequantized; they could not be saved with it
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -122,13 +146,33 @@ def _save_as_safetensors(whole: Path, shown: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(str(whole.parent), **source).save_pretrained(str(folder))
 
 
-def _check_split(parts: Sequence[Path]) -> None:
-    """Raise UserError if a file says that it is another part than its name does, or if the parts lack tensors."""
+def _unpacked() -> dict[str, Any]:
+    """The option that makes weights numbers; else newer versions keep them packed, which cannot be saved."""
+    try:
+        from transformers.utils.quantization_config import GgufConfig
+    except ImportError:  # before weights could stay packed
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _open(path: Path) -> Any:
     from gguf import GGUFReader
 
+    return GGUFReader(path)
+
+
+def _rope_tensors(tensors: Sequence[Any]) -> dict[str, Any]:
+    """Those of the tensors that scale rotary embeddings, in float64."""
+    from gguf import dequantize
+
+    found = [tensor for tensor in tensors if tensor.name in ROPE_TENSORS]
+    return {tensor.name: dequantize(tensor.data, tensor.tensor_type).ravel().astype("float64") for tensor in found}
+
+
+def _check_split(parts: Sequence[Path], readers: Sequence[Any]) -> None:
+    """Raise UserError if a file says that it is another part than its name does, or if the parts lack tensors."""
     tensors, declared = 0, None
-    for number, part in enumerate(parts):
-        reader = GGUFReader(part)
+    for number, (part, reader) in enumerate(zip(parts, readers, strict=True)):
         count, own = (_value(reader, key) for key in ("split.count", "split.no"))
         if (count or 1) != len(parts) or (own or 0) != number:
             raise UserError(
@@ -146,24 +190,24 @@ def _value(reader: Any, key: str) -> Any:
     return None if field is None else field.contents()
 
 
-def _join(parts: Sequence[Path], target: Path) -> Path:
-    """Write one GGUF file with the settings of the first part and the tensors of all."""
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+def _join(first: Any, content: _Content, target: Path, added: Mapping[str, int]) -> Path:
+    """Write one GGUF file with the settings of the first part, those added, and the tensors of all."""
+    from gguf import GGUFValueType, GGUFWriter
 
-    readers = [GGUFReader(part) for part in parts]
-    writer = GGUFWriter(target, arch=_value(readers[0], "general.architecture"), endianess=readers[0].endianess)
-    for name, field in readers[0].fields.items():
+    writer = GGUFWriter(target, arch=content.family, endianess=first.endianess)
+    for name, field in first.fields.items():
         if name == "general.architecture" or name.startswith(("GGUF.", "split.")):  # the writer writes these
             continue
         is_list = field.types[0] == GGUFValueType.ARRAY
         writer.add_key_value(name, field.contents(), field.types[0], sub_type=field.types[-1] if is_list else None)
-    tensors = [tensor for reader in readers for tensor in reader.tensors]
-    for t in tensors:
+    for name, value in added.items():
+        writer.add_uint32(name, value)
+    for t in content.tensors:
         writer.add_tensor_info(t.name, t.data.shape, t.data.dtype, t.data.nbytes, t.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for t in tensors:
+    for t in content.tensors:
         writer.write_tensor_data(t.data)
     writer.close()
     return target

@@ -15,15 +15,19 @@ from sealtune.core.errors import UserError
 from sealtune.core.sanitize import excerpt
 from sealtune.data.chat_template import get_template_info
 from sealtune.models import adapter_folder, sharding
+from sealtune.models.adapter_chain import adapter_of, base_of, chain_of, combinable
 from sealtune.models.checkpoint_files import require_model_files
+from sealtune.models.frozen_lora import add_frozen
+from sealtune.models.merging import merge
 from sealtune.models.model_cache import cached_folder
 from sealtune.models.pretrained import load_checked
+from sealtune.models.skeleton import skeleton
 from sealtune.models.sources import PACKAGED_MODELS, resolve_model
 from sealtune.models.vocabulary import require_embedded
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +74,29 @@ def load_model(config: Config, *, full: bool = False, all_processes: bool = Fals
         model = _from_pretrained(AutoModelForCausalLM, config, **options)
     if not (config.load_in_4bit or sharding.shards_base()):  # a sharded model moves to the device block by block
         model = model.to(device())
-    if config.load_in_4bit:
-        _avoid_packed_weights(model)
+    if getattr(model, "is_loaded_in_4bit", False):  # by the setting, or because the files hold such weights
+        _prepare_four_bit(model, options["dtype"])
+    for adapter in _unmerged(config):
+        add_frozen(model, adapter)
     model.config.use_cache = False
+    _return_no_router_logits(model.config)
     return model.eval()
 
 
-def _avoid_packed_weights(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from packing weights whose rows are no whole number of blocks, which fails on a CPU."""
+def _return_no_router_logits(model_config: PreTrainedConfig) -> None:
+    """With them, a mixture of experts computes a loss for training in every forward pass, and cannot generate."""
+    text_config = model_config.get_text_config()
+    if hasattr(text_config, "output_router_logits"):
+        text_config.output_router_logits = False
+
+
+def _prepare_four_bit(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Make 4-bit layers compute in ``dtype``, whatever their files say, and keep bitsandbytes from packing on a CPU
+    weights whose rows are no whole number of blocks, which fails.
+    """
     for module in model.modules():
+        if hasattr(module, "compute_type_is_set"):
+            module.compute_dtype, module.compute_type_is_set = dtype, True
         if getattr(module, "support_avx512bf16_for_cpu", False) and module.in_features % FOUR_BIT_BLOCK:
             module.support_avx512bf16_for_cpu = False
 
@@ -165,31 +183,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def adapter_of(config: Config) -> Path | None:
-    """The folder of the adapter that the config names as its model; None if it names a full model."""
-    source = resolve_model(config.model_name_or_path)
-    if Path(source).exists():
-        return Path(source) if adapter_folder.is_adapter(Path(source)) else None
-    return adapter_folder.hub_adapter(source, config.model_revision)
-
-
-def base_of(config: Config, adapter: Path) -> Config:
-    """The config of the model that the adapter stands on. Raises UserError if its folder names none that exists."""
-    base = first = _named_base(config, adapter)
-    seen = {adapter.resolve()}
-    while (below := adapter_of(base)) is not None:  # an adapter of an adapter
-        if below.resolve() in seen:
-            raise UserError(f"model_name_or_path: {adapter} is an adapter whose bases lead back to {below}")
-        seen.add(below.resolve())
-        base = _named_base(base, below)
-    return first
-
-
-def _named_base(config: Config, adapter: Path) -> Config:
-    base = adapter_folder.read_base(adapter)
-    return config.model_copy(update={"model_name_or_path": base.name, "model_revision": base.revision})
-
-
 def resolve_source(config: Config) -> str:
     """The folder or hub id that transformers loads: of an adapter, a copy of its base with the adapter merged in."""
     adapter = adapter_of(config)
@@ -235,8 +228,10 @@ def _merge(base: Config, adapter: Path, dtype: torch.dtype, folder: Path) -> Non
             if getattr(model, "hf_quantizer", None) is not None:  # quantised weights cannot hold the sum exactly
                 model = model.dequantize(dtype)
                 model._weight_conversions = None  # those of quantised weights do not apply when it is saved
-            merged = adapter_folder.apply_adapter(model, adapter).merge_and_unload()
-        except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
+            merged = merge(adapter_folder.apply_adapter(model, adapter), str(adapter))
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, ValueError, TypeError) as error:
             raise UserError(f"this kind of adapter or base cannot be merged ({excerpt(error, 200)})") from error
         merged.save_pretrained(str(folder))
     source = str(adapter) if adapter_folder.has_tokenizer(adapter) else resolve_source(base)
@@ -251,15 +246,17 @@ def public_name(config: Config) -> str:
 
 def _without_weights(config: Config, dtype: torch.dtype) -> Any:
     """The model on the meta device: it gets its weights from the main process."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     model_config = _from_pretrained(AutoConfig, config)
     attention = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            model_config, dtype=dtype, trust_remote_code=config.trust_remote_code, **attention
+    model = skeleton(model_config, dtype=dtype, trust_remote_code=config.trust_remote_code, **attention)
+    if model is None:
+        raise UserError(
+            f"model_name_or_path: {config.model_name_or_path} cannot be made without weights, so its base cannot be "
+            "sharded; use --accelerate_config multi_gpu"
         )
+    return model
 
 
 def _four_bit(dtype: torch.dtype) -> Any:
@@ -272,8 +269,23 @@ def _four_bit(dtype: torch.dtype) -> Any:
     )
 
 
+def _unmerged(config: Config) -> list[Path]:
+    """The adapters that are not merged into a copy of their base: with 4-bit weights they stay beside them, frozen.
+
+    Merged, they would be quantised with the base, and the tuned adapter would be evaluated on other numbers than it
+    was tuned on.
+    """
+    chain = combinable(config) if config.load_in_4bit else None
+    return [] if chain is None else chain.adapters
+
+
 def _from_pretrained(auto_class: Any, config: Config, **options: Any) -> Any:
     """``auto_class.from_pretrained`` of the model that the config names. Raises UserError."""
+    if unmerged := _unmerged(config):
+        config = chain_of(config).base
+        if auto_class.__name__ == "AutoTokenizer":
+            own = next(filter(adapter_folder.has_tokenizer, unmerged), None)
+            return load_checked(auto_class, str(own or resolve_source(config)), config, **options)
     source = resolve_source(config)
     if Path(source).exists():
         require_model_files(Path(source))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sealtune.core.config import Config
-from sealtune.models.load import _from_pretrained, adapter_of, base_of
+from sealtune.models.adapter_chain import adapter_of, base_of
+from sealtune.models.load import _from_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

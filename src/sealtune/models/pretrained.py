@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sealtune.core.config import Config
@@ -9,6 +10,7 @@ from sealtune.core.errors import UserError
 from sealtune.core.sanitize import excerpt
 from sealtune.models.decoder import require_decoder
 from sealtune.models.loading_info import require_complete, without_load_report
+from sealtune.models.weight_files import require_finite, weight_files
 
 
 def load_checked(auto_class: Any, source: str, config: Config, **options: Any) -> Any:
@@ -21,7 +23,7 @@ def load_checked(auto_class: Any, source: str, config: Config, **options: Any) -
         options: More options of ``from_pretrained``.
 
     Raises:
-        UserError: It cannot be loaded, is no causal language model, or lacks tensors or has others.
+        UserError: It cannot be loaded, is no causal language model, or lacks tensors, has others, or has NaN in them.
     """
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -31,6 +33,8 @@ def load_checked(auto_class: Any, source: str, config: Config, **options: Any) -
     name = config.model_name_or_path
     is_model = auto_class.__name__ == "AutoModelForCausalLM"
     if is_model:
+        if Path(source).is_dir():
+            weight_files(Path(source))
         options |= {
             "use_safetensors": True,  # never a pickle
             "output_loading_info": True,
@@ -49,6 +53,7 @@ def load_checked(auto_class: Any, source: str, config: Config, **options: Any) -
     if is_model:
         loaded, info = loaded
         require_complete(loaded, info, name)
+        require_finite(loaded, name)
     return loaded
 
 

@@ -19,9 +19,12 @@ from sealtune.data.row_store import Samples
 from sealtune.data.turns import THINKING_FIELD
 from sealtune.evaluation import judging
 from sealtune.evaluation.prompts import notices
+from sealtune.models.adapter_chain import adapter_of, base_of, combinable
 from sealtune.models.check import check_models
-from sealtune.models.load import adapter_of, base_of, compute_dtype, public_name
+from sealtune.models.load import compute_dtype, public_name
 from sealtune.pipeline.inputs import RunInputs, TokenizedRows
+from sealtune.pipeline.safe_set_examination import examine_safe_set
+from sealtune.pipeline.safe_set_findings import ABOUT_START_MODEL
 
 
 @dataclass
@@ -32,8 +35,12 @@ class Findings:
     lost: list[str] = field(default_factory=list)
 
 
-def check(inputs: RunInputs) -> Findings:
+def check(inputs: RunInputs, model_answers: bool | None = None) -> Findings:
     """Read everything that a run needs, and say what was understood.
+
+    Args:
+        inputs: The run's.
+        model_answers: Whether the model is asked to answer prompts of the safe set; None: if it is small and local.
 
     Raises:
         UserError: a file, a setting or the tokenizer cannot be used at all.
@@ -54,6 +61,7 @@ def check(inputs: RunInputs) -> Findings:
         found.sections["safe set"].append(f"candidates that are in it too: {shared:,} exact, {near:,} exact or near")
         if shared:
             found.lost.append(f"{plural(shared, 'candidate')} of the safe set: their ranking says nothing")
+        found.sections["what the safe set can teach"] = list(_describe_safe_set(inputs, model_answers))
     inputs.load_labels()
     if config.evaluate.prompts:
         prompts = inputs.load_prompts()
@@ -97,7 +105,9 @@ def _describe_model(inputs: RunInputs) -> Iterator[str]:
         ", base in 4-bit" if config.load_in_4bit else ""
     )
     if (adapter := adapter_of(config)) is not None:
-        yield f"an adapter on {base_of(config, adapter).model_name_or_path}, merged into it"
+        kept = config.load_in_4bit and combinable(config) is not None
+        how = "kept beside its 4-bit weights" if kept else "merged into it"
+        yield f"an adapter on {base_of(config, adapter).model_name_or_path}, {how}"
     yield f"tokenizer of {len(tokenizer):,} tokens; end {tokenizer.eos_token!r}, padding {tokenizer.pad_token!r}"
     info = get_template_info(tokenizer)
     if info.template == DEFAULT_TEMPLATE:
@@ -152,6 +162,15 @@ def _describe_duplicates(samples: Samples) -> Iterator[str]:
     repeats, near = count_repeats(samples), count_near_duplicates(samples)
     compared = f" (of the first {MAX_COMPARED:,})" if len(samples) > MAX_COMPARED else ""
     yield f"duplicates: {repeats:,} exact, {near:,} exact or near{compared}"
+
+
+def _describe_safe_set(inputs: RunInputs, model_answers: bool | None) -> Iterator[str]:
+    """One line per finding; advice is given where something can be done better."""
+    findings = examine_safe_set(inputs, model_answers)
+    for finding in findings:
+        yield finding.fact if finding.severity == "fine" else f"{finding.severity}: {finding.fact}; {finding.advice}"
+    if not any(finding.name in ABOUT_START_MODEL for finding in findings):
+        yield "how the model itself answers these prompts was not measured; --model-answers measures it"
 
 
 def _add_judges(found: Findings, inputs: RunInputs) -> None:

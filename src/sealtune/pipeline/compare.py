@@ -1,8 +1,9 @@
 """``sealtune compare``: several ways to select rows; all models train equally long and answer the same prompts.
 
-A method is ``base`` (the untuned model), ``full`` (all rows), ``safeinstr`` (all rows, with safety rows added), or a
-ranker; ``NAME+safeinstr`` adds the safety rows to the rows kept. Each method and seed is a run in its own folder, so
-finished stages are reused and a failed run does not affect the others.
+A method is ``base`` (the untuned model), ``full`` (all rows) or a ranker. ``NAME+safeinstr`` adds safety rows to the
+rows kept, and ``NAME+guard`` keeps the safe set in force while the model is tuned; ``safeinstr`` and ``guard`` alone do
+so with all rows. Each method and seed is a run in its own folder, so finished stages are reused and a failed run does
+not affect the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sealtune.core import distributed
-from sealtune.core.config import Config
+from sealtune.core.config import Config, TuneConfig
 from sealtune.core.console import track
 from sealtune.core.errors import RunError, StoppedError, UserError
 from sealtune.core.types import Response, Verdict
@@ -33,9 +34,10 @@ from sealtune.report.view import ReportView
 
 logger = logging.getLogger(__name__)
 
-SAFEINSTR = "+safeinstr"
-NO_RANKER = ("base", "full", "safeinstr")
+ALL_ROWS = ("base", "full")
 """Methods that keep all rows."""
+EXTRAS = ("safeinstr", "guard")
+"""What a method can do beside selecting rows."""
 
 
 class Variant(NamedTuple):
@@ -89,7 +91,7 @@ def check(config: Config) -> None:
         check_method(method)
     if settings.reference not in settings.methods:
         raise UserError(f"compare.reference: {settings.reference} is not among compare.methods; add it")
-    if any(method.endswith("safeinstr") for method in settings.methods) and not settings.safety_datasets:
+    if any("safeinstr" in split(method)[1] for method in settings.methods) and not settings.safety_datasets:
         raise UserError("compare.safety_datasets: none given; safeinstr adds these rows")
     if not config.evaluate.prompts:
         raise UserError("evaluate.prompts: none given; a comparison asks every model the same prompts")
@@ -97,9 +99,21 @@ def check(config: Config) -> None:
 
 def check_method(method: str) -> None:
     """Raise UserError, with the closest name, if there is no such method."""
-    name = method.removesuffix(SAFEINSTR)
-    if method not in NO_RANKER and name not in (*methods.names(), "full"):
-        raise UserError(f"compare.methods: {methods.unknown(name, [*methods.names(), *NO_RANKER])}")
+    name, extras = split(method)
+    known = [*methods.names(), *ALL_ROWS]
+    for word in (name, *extras):
+        if word not in (*known, *EXTRAS):
+            raise UserError(f"compare.methods: {methods.unknown(word, [*known, *EXTRAS])}")
+    if name not in known or set(extras) - set(EXTRAS) or (name == "base" and extras):
+        raise UserError(
+            f"compare.methods: {method!r} is no method; base stands alone, and only +safeinstr and +guard follow"
+        )
+
+
+def split(method: str) -> tuple[str, list[str]]:
+    """How a method selects rows, and what it does beside: ``guard`` is ``full+guard``."""
+    first, *extras = method.split("+")
+    return ("full", [first, *extras]) if first in EXTRAS else (first, extras)
 
 
 def plan(config: Config) -> list[Variant]:
@@ -118,11 +132,16 @@ def plan(config: Config) -> list[Variant]:
 def config_for(config: Config, method: str, seed: int, max_steps: int) -> Config:
     """The configuration of the run of one method with one seed."""
     rank, select, evaluate = config.rank.model_copy(), config.select.model_copy(), config.evaluate.model_copy()
-    rank.method = method.removesuffix(SAFEINSTR)
-    if rank.method in NO_RANKER:
+    rank.method, extras = split(method)
+    tune = config.tune.model_copy(update={"max_steps": max_steps})
+    if "guard" not in extras:
+        tune.guard = "off"
+    elif tune.guard == "off":
+        tune.guard = TuneConfig().guard
+    if rank.method in ALL_ROWS:
         rank.method = "random"
         select.keep_ratio, select.threshold = 1.0, None
-    if method.endswith("safeinstr"):
+    if "safeinstr" in extras:
         select.mix_datasets = [*select.mix_datasets, *config.compare.safety_datasets]
     evaluate.judges = [judge for judge in evaluate.judges if not load_judge(judge.name).pairwise]
     evaluate.base = False
@@ -131,7 +150,7 @@ def config_for(config: Config, method: str, seed: int, max_steps: int) -> Config
         "output_dir": str(Path(config.output_dir, "compare", method, f"seed-{seed}")),
         "rank": rank,
         "select": select,
-        "tune": config.tune.model_copy(update={"max_steps": max_steps}),
+        "tune": tune,
         "evaluate": evaluate,
     }
     return config.model_copy(update=changes)
@@ -152,18 +171,20 @@ def _run(variant: Variant, before: Sequence[MethodResult]) -> list[MethodResult]
     evaluate = variant.config.evaluate.model_copy(update={"base": with_base})
     logger.info("compare: %s, seed %d", variant.method, variant.seed)
     run = Run(variant.config.model_copy(update={"evaluate": evaluate}))
-    adopt_stage(run, "rank", _twin(variant))
+    for twin in _twins(variant):
+        adopt_stage(run, "rank", twin)
     for stage in STAGES:
         run_stage(run, stage)
     models = {"tuned": variant.method} | ({"base": "base"} if with_base else {})
     return [_read(run.folder, model, method, variant.seed) for model, method in models.items()]
 
 
-def _twin(variant: Variant) -> RunFolder:
-    """The run with the same ranking: the same method and seed, with safety rows if this one has none, or vice versa."""
-    method = variant.method
-    other = method.removesuffix(SAFEINSTR) if method.endswith(SAFEINSTR) else method + SAFEINSTR
-    return RunFolder(Path(variant.config.output_dir).parents[1] / other / f"seed-{variant.seed}")
+def _twins(variant: Variant) -> list[RunFolder]:
+    """The runs with the same ranking: of the same ranker and seed, with other extras."""
+    ranker, _ = split(variant.method)
+    others = (ranker, *("+".join((ranker, *extras)) for extras in (["safeinstr"], ["guard"], ["safeinstr", "guard"])))
+    folder = Path(variant.config.output_dir).parents[1]
+    return [RunFolder(folder / other / f"seed-{variant.seed}") for other in others if other != variant.method]
 
 
 def _read(folder: RunFolder, model: str, method: str, seed: int) -> MethodResult:

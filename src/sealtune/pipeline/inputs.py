@@ -72,10 +72,18 @@ class RunInputs:
         config: The configuration that names them.
         cache: Keeps rows and tokens in the run folder, for later stages.
         parent: The inputs that share their rows with these, under another model.
+        tokenizer: The tokenizer; None for that of the config's model.
     """
 
-    def __init__(self, config: Config, cache: TokenCache | None = None, parent: RunInputs | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        cache: TokenCache | None = None,
+        parent: RunInputs | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         self.config = config
+        self.given_tokenizer = tokenizer
         self.cache = cache
         self.parent = parent
         self.notes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -84,7 +92,7 @@ class RunInputs:
     @load_once
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer, with a chat template."""
-        tokenizer = load_tokenizer(self.config)
+        tokenizer = self.given_tokenizer or load_tokenizer(self.config)
         ensure_chat_template(tokenizer)
         return tokenizer
 

@@ -10,12 +10,42 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from sealtune.core.errors import UserError
 from sealtune.core.json_rows import to_json_type
 from sealtune.core.types import Prompt, Response
 from sealtune.pipeline.folder import RunFolder
+
+Record = TypeVar("Record")
+
+
+class StoredRecords(Generic[Record]):
+    """Records of one kind about a model, in ``evaluate/WHAT_NAME_HASH.jsonl``."""
+
+    def __init__(
+        self, folder: RunFolder, what: str, name: str, kind: type[Record], ids: Sequence[str], depends_on: Any
+    ) -> None:
+        """``ids``: those of the records, in order; ``depends_on`` has everything else that they depend on."""
+        self.folder, self.kind, self.ids = folder, kind, list(ids)
+        self.file = f"evaluate/{what}_{name}_{_hash([self.ids, depends_on])}.jsonl"
+        self._others = f"{what}_{name}_*.jsonl"
+
+    def read(self) -> list[Record] | None:
+        """The records; None if they are not stored, or the file is damaged."""
+        if not self.folder.path(self.file).exists():
+            return None
+        try:
+            found = self.folder.read_records(self.file, self.kind)
+        except UserError:
+            return None
+        return found if [getattr(record, "id", None) for record in found] == self.ids else None
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Write the records, and delete those of an earlier model or of other settings."""
+        self.folder.write_jsonl(self.file, (dataclasses.asdict(record) for record in records))  # type: ignore[call-overload]
+        _forget_others(self.folder, self.file, self._others)
 
 
 class StoredAnswers:
@@ -24,9 +54,8 @@ class StoredAnswers:
     def __init__(self, folder: RunFolder, name: str, prompts: Sequence[Prompt], depends_on: Mapping[str, Any]) -> None:
         """``depends_on`` has everything but the prompts that the answers and measurements depend on."""
         asked = [(p.id, p.set, p.kind, p.prompt) for p in prompts]
-        content = json.dumps([asked, depends_on], sort_keys=True, default=to_json_type)
         self.folder, self.name, self.prompts = folder, name, prompts
-        self.key = hashlib.sha256(content.encode("ascii")).hexdigest()[:16]
+        self.key = _hash([asked, depends_on])
 
     @property
     def complete(self) -> bool:
@@ -48,7 +77,7 @@ class StoredAnswers:
         """Write the answers."""
         file = self._file("answers", "jsonl")
         self.folder.write_jsonl(file, map(dataclasses.asdict, responses))
-        self._forget_others(file)
+        _forget_others(self.folder, file, Path(file).name.replace(self.key, "*"))
 
     def measured(self) -> list[dict[str, Any]] | None:
         """Table rows of the losses and tasks; None if they are not stored, or the file is damaged."""
@@ -65,14 +94,20 @@ class StoredAnswers:
         """Write table rows."""
         file = self._file("measured", "json")
         self.folder.write_json(file, list(rows))
-        self._forget_others(file)
+        _forget_others(self.folder, file, Path(file).name.replace(self.key, "*"))
 
     def _file(self, what: str, suffix: str) -> str:
         return f"evaluate/{what}_{self.name}_{self.key}.{suffix}"
 
-    def _forget_others(self, file: str) -> None:
-        """Delete the answers or measurements of an earlier model or of other settings."""
-        kept = self.folder.path(file)
-        for path in kept.parent.glob(kept.name.replace(self.key, "*")):
-            if path != kept:
-                path.unlink(missing_ok=True)
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=to_json_type)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+
+
+def _forget_others(folder: RunFolder, file: str, pattern: str) -> None:
+    """Delete the files that match the pattern, but for this one."""
+    kept = folder.path(file)
+    for path in kept.parent.glob(pattern):
+        if path != kept:
+            path.unlink(missing_ok=True)

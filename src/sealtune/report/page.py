@@ -54,6 +54,7 @@ def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
         "precision": figures.precision_figure(view),
         "shares": figures.share_dots(view),
         "losses": figures.loss_dots(view),
+        "trade_off": figures.trade_off(view),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core.sanitize import escape_unprintable
+from sealtune.report.tables import lead
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,8 +51,10 @@ def _add_uncertainty(table: Table, uncertainty: Mapping[str, Any]) -> None:
 def _measures(evaluation: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Name of a measure over all prompt sets -> model -> its row."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in evaluation:
-        if row["unit"] == "nats":
+    for row in sorted(evaluation, key=lambda row: lead(row["measure"])):
+        if not row["judge"] and row["set"] in ("all", "pairs"):
+            name = row["title"] if row["set"] == "pairs" else f"{row['title']}, {row['kind']} prompts"
+        elif row["unit"] == "nats":
             name = f"{row['title']} on {row['set']} rows".replace("_", "-")
         elif row["unit"] == "score":
             name = f"{row['set']}, {row['title']}"

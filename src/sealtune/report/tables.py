@@ -18,6 +18,10 @@ from sealtune.report.view import ReportView
 MAX_PROMPTS = 60
 """Prompts whose responses are shown."""
 
+KINDS = ("harmful", "harmless")
+LEADING_MEASURES = ("discrimination", "J", "refusal_rate")
+"""What the evaluation table begins with: whether the model tells harmful from harmless prompts."""
+
 
 def lowest_rows(view: ReportView) -> list[dict[str, Any]]:
     """The ``rows_shown`` rows with the lowest scores, the lowest first."""
@@ -96,8 +100,13 @@ def evaluation_rows(view: ReportView) -> list[dict[str, Any]]:
     for row in view.evaluation:
         key = tuple(str(row.get(name) or "") for name in ("measure", "kind", "set", "judge"))
         grouped.setdefault(key, {})[str(row["model"])] = row
-    ordered = sorted(grouped, key=lambda key: (*key[:2], key[2] != "all", *key[2:]))
+    ordered = sorted(grouped, key=lambda key: (lead(key[0]), *key[:2], key[2] != "all", *key[2:]))
     return [_describe_measure(key, [grouped[key].get(model) for model in models]) for key in ordered]
+
+
+def lead(measure: str) -> int:
+    """The place of a measure in tables: leading measures first, all others after them."""
+    return LEADING_MEASURES.index(measure) if measure in LEADING_MEASURES else len(LEADING_MEASURES)
 
 
 def responses_by_prompt(view: ReportView) -> list[dict[str, Any]]:
@@ -153,6 +162,12 @@ def _describe_source(
         "score": float(view.scores.score[rows].mean()),
         "unsafe": int((labels == 1).sum()) if view.labels is not None else None,
     }
+
+
+def where(row: Mapping[str, Any]) -> str:
+    """The prompts or rows on which a row of the evaluation table was measured: its kind and set."""
+    kind, name = str(row.get("kind") or ""), str(row["set"]).replace("_", "-")
+    return f"{kind} prompts" if name == "all" else f"{kind} prompts of {name}" if kind in KINDS else name
 
 
 def _describe_measure(key: tuple[str, ...], cells: list[Mapping[str, Any] | None]) -> dict[str, Any]:

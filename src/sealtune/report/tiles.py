@@ -11,12 +11,15 @@ from sealtune.report.tables import evaluation_rows, kept_mask, labelled_scores, 
 from sealtune.report.view import ReportView
 
 HEADLINE_MEASURES = {
+    ("discrimination", "all"): "Discrimination",
+    ("J", "all"): "J",
     ("attack_success_rate", "all"): "Attack success rate",
     ("over_refusal", "all"): "Over-refusal",
     ("loss", "safe"): "Safe-set loss",
     ("loss", "held_out"): "Held-out loss",
 }
 """Measure and set of the evaluation figures at the top of the page, and their titles there."""
+HIGHER_IS_BETTER = ("discrimination", "J")
 
 
 class Tile(NamedTuple):
@@ -125,5 +128,6 @@ def _evaluation_tiles(view: ReportView) -> list[Tile]:
         shown = [(model, cell) for model, cell in zip(models, row["cells"], strict=True) if cell]
         values = " → ".join(format_measure(cell["value"], row["unit"]) for _, cell in shown)
         unit = "nats per token, " if row["unit"] == "nats" else ""
-        tiles.append(Tile(title, values, f"{unit}{' → '.join(model for model, _ in shown)}; lower is better"))
+        better = "higher" if measure in HIGHER_IS_BETTER else "lower"
+        tiles.append(Tile(title, values, f"{unit}{' → '.join(model for model, _ in shown)}; {better} is better"))
     return tiles

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core.config import Config
-from sealtune.models.load import adapter_of, base_of, public_name
+from sealtune.models.adapter_chain import adapter_of, base_of
+from sealtune.models.load import public_name
 from sealtune.tuning.saved_model import stands_on
 
 if TYPE_CHECKING:

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealtune.core.config import Config
+from sealtune.models import sharding
+from sealtune.models.adapter_chain import adapter_of, chain_of, combinable
 from sealtune.models.adapter_folder import adapter_shapes, apply_adapter, is_adapter
-from sealtune.models.combined_adapter import combine, is_plain_lora
-from sealtune.models.load import adapter_of, base_of, compute_dtype, load_model, public_name, resolve_source
+from sealtune.models.combined_adapter import combine
+from sealtune.models.load import compute_dtype, load_model, public_name, resolve_source
+from sealtune.models.merging import merge, merge_output_layer
+from sealtune.models.model_config import load_model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,12 +30,22 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: Con
     """
     tokenizer.save_pretrained(str(folder))
     model.config.use_cache = True  # off only while training
-    if config.tune.use_peft and config.tune.merge:
-        model = model.merge_and_unload()
     if config.tune.use_peft and not config.tune.merge:
         _save_adapter(model, config, folder)
-    else:
-        model.to(compute_dtype(config)).save_pretrained(str(folder))
+        return
+    if config.tune.use_peft:
+        # With ZeRO-3, a forward pass in the main process alone would wait for the others.
+        model = model.merge_and_unload() if sharding.uses_zero3() else merge(model, "tune.merge")
+    _restore_router(model, config)
+    model.to(compute_dtype(config)).save_pretrained(str(folder))
+
+
+def _restore_router(model: PreTrainedModel, config: Config) -> None:
+    """Set what training changes in the config of a mixture of experts back to what the model came with."""
+    own, original = model.config.get_text_config(), load_model_config(config).get_text_config()
+    for name in ("output_router_logits", "router_aux_loss_coef"):
+        if hasattr(original, name):
+            setattr(own, name, getattr(original, name))
 
 
 def _save_adapter(model: PreTrainedModel, config: Config, folder: Path) -> None:
@@ -48,20 +62,18 @@ def _save_adapter(model: PreTrainedModel, config: Config, folder: Path) -> None:
     model.save_pretrained(str(folder), save_embedding_layers=False)
     if first is not None and base is not config:
         modules = [module for module, _ in model.get_base_model().named_modules()]
-        combine(first, folder, modules)
+        for below in chain_of(config).adapters:
+            combine(below, folder, modules)
         logger.info("tune: the adapter contains %s, so its base is %s", config.model_name_or_path, name)
 
 
 def stands_on(config: Config) -> Config:
     """The config of the model that the saved adapter stands on.
 
-    It is the run's own model; but for an adapter's folder its base, if both adapters can be combined into one.
+    It is the run's own model; but for an adapter's folder its base, if the adapters can be combined into one.
     """
-    first = adapter_of(config)
-    if first is None:
-        return config
-    base = base_of(config, first)
-    return base if adapter_of(base) is None and is_plain_lora(first) else config
+    chain = combinable(config)
+    return config if chain is None else chain.base
 
 
 def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> PreTrainedModel:
@@ -85,4 +97,5 @@ def load_tuned(base: PreTrainedModel | None, folder: Path, config: Config) -> Pr
         base = load_model(below)
     assert base is not None
     model: PreTrainedModel = apply_adapter(base, folder)
+    merge_output_layer(model)
     return model

@@ -12,7 +12,9 @@ from sealtune.core.console import track
 from sealtune.core.errors import UserError
 from sealtune.core.types import Response
 from sealtune.models.load import tokenizer_fingerprint
+from sealtune.pipeline import likelihood
 from sealtune.pipeline.fingerprints import data_fingerprint, path_fingerprint
+from sealtune.pipeline.likelihood import Likelihood
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 from sealtune.pipeline.stored_answers import StoredAnswers
 
@@ -43,6 +45,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         "prompts": [{**c.model_dump(), "sha256": c.path and path_fingerprint(c.path)} for c in config.prompts],
         "held_out": [data_fingerprint(c) for c in config.held_out_datasets],
         "tasks": [path_fingerprint(task) for task in config.tasks],
+        "likelihood": likelihood.fingerprints(run),
         "tuned": run.folder.outputs_of("tune"),
     }
 
@@ -63,6 +66,7 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
 
     settings, folder = run.config.evaluate, run.folder
     _check(settings)
+    likelihood.check(run)
     unusable = run.inputs.load_prompts().drops
     for line in notices(unusable):
         logger.warning("%s", line)
@@ -76,11 +80,12 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     folder.write_jsonl("evaluate/verdicts.jsonl", map(dataclasses.asdict, verdicts))
     folder.write_jsonl("evaluate/drops.jsonl", drop_records(prompts=unusable))
     folder.write_json("evaluate/results.json", table)
-    files = ("responses.jsonl", "verdicts.jsonl", "drops.jsonl", "results.json")
+    files = ["responses.jsonl", "verdicts.jsonl", "drops.jsonl", "results.json"]
     facts: dict[str, Any] = {"tokens": sum(r.tokens for r in responses)}
     if changes := judging.request_changes(settings, cache.records()):
         facts["request_changes"] = changes
-    return Outcome([f"evaluate/{name}" for name in files], facts)
+    outputs = [f"evaluate/{name}" for name in files]
+    return Outcome([*outputs, *(likelihood.FILES if settings.likelihood else ())], facts)
 
 
 def _check(settings: EvaluateConfig) -> None:
@@ -113,11 +118,18 @@ def _answers(run: Run, dependencies: Mapping[str, Any], cache: AnswerCache) -> t
     if prompts and (missing or unasked):
         judging.require_answers(settings)
     answers = {name: _served_answers(run, name, versions[name], cache) for name in names if name in versions}
-    _measure_missing(run, missing, stored)
+    unanswered = Likelihood(run, dependencies, lambda: _start_answers(answers, stored))
+    _measure_missing(run, missing, stored, unanswered)
     for name, store in stored.items():
         answers[name] = store.responses() or []
     table = [row for store in stored.values() for row in store.measured() or []]
-    return [response for name in names for response in answers[name]], table
+    leading = unanswered.write() if settings.likelihood else []
+    return [response for name in names for response in answers[name]], leading + table
+
+
+def _start_answers(served: Mapping[str, list[Response]], stored: Mapping[str, StoredAnswers]) -> list[Response]:
+    """The start model's answers, as far as this run has any."""
+    return served.get("base") or ("base" in stored and stored["base"].responses()) or []
 
 
 def _version(name: str, dependencies: Mapping[str, Any]) -> str:
@@ -131,8 +143,11 @@ def _stored(run: Run, name: str, dependencies: Mapping[str, Any]) -> StoredAnswe
     """The answers and measurements of a model; they do not depend on who judges them."""
     depends_on = {key: value for key, value in dependencies.items() if key != "tuned" or name == "tuned"}
     depends_on["evaluate"] = {
-        k: v for k, v in depends_on["evaluate"].items() if k not in ("judges", "endpoints", "base")
+        k: v
+        for k, v in depends_on["evaluate"].items()
+        if k not in ("judges", "endpoints", "base", "likelihood", "pairs")
     }
+    depends_on.pop("likelihood")
     depends_on["tokenizer"] = tokenizer_fingerprint(run.inputs.load_tokenizer())
     depends_on["rows"] = {set_name: _ids_hash(encoded) for set_name, encoded in _loss_sets(run).items()}
     return StoredAnswers(run.folder, name, run.inputs.load_prompts().asked, depends_on)
@@ -157,17 +172,22 @@ def _served_answers(run: Run, name: str, version: str, cache: AnswerCache) -> li
         return served.answer(name, run.inputs.load_prompts().asked, tokenizer, settings, cache, advance, version)
 
 
-def _measure_missing(run: Run, names: list[str], stored: Mapping[str, StoredAnswers]) -> None:
-    """Load the models of which something is not stored, and store it."""
+def _measure_missing(run: Run, missing: list[str], stored: Mapping[str, StoredAnswers], unanswered: Likelihood) -> None:
+    """Load the models of which something is not stored, and store it. The start model comes first."""
     from sealtune.tuning.saved_model import is_adapter, load_tuned
 
     folder = run.folder.path("tune")
+    unmeasured = unanswered.names if "base" in missing else unanswered.missing()
+    names = [name for name in ("base", "tuned") if name in missing or name in unmeasured]
     model = run.load_model() if "base" in names or ("tuned" in names and is_adapter(folder)) else None
     for name in names:
         if name == "tuned":
             model = load_tuned(model, folder, run.config)
         assert model is not None
-        _measure(run, name, model, stored[name])
+        if name in missing:
+            _measure(run, name, model, stored[name])
+        if name in unmeasured:
+            unanswered.measure(name, model)
 
 
 def _measure(run: Run, name: str, model: PreTrainedModel, store: StoredAnswers) -> None:

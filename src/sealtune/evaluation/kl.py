@@ -1,0 +1,117 @@
+"""KL(start model || tuned model) per position of the answers to harmful prompts: where alignment went.
+
+Fine-tuning changes the first tokens of an answer most. The divergence is taken along the beginning of the start model's
+own greedy answer. Of its distribution at each position, the TOP most probable tokens are stored and the others are one
+event, so the figure is a lower bound of the full divergence, and neither model needs to be in memory with the other.
+
+Source: Qi et al. (ICLR 2025), arXiv 2406.05946, figure 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sealtune.evaluation.generate import end_tokens
+from sealtune.models.continuations import Network, continuation_logits, evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+POSITIONS = 10
+TOP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is stored of the start model for one prompt, T <= POSITIONS.
+
+    Attributes:
+        id: Id of the prompt.
+        tokens: The beginning of its answer, T ids.
+        ids: The most probable tokens at each position, (T, K).
+        log_probs: Their log-probabilities, (T, K).
+    """
+
+    id: str
+    tokens: list[int]
+    ids: list[list[int]]
+    log_probs: list[list[float]]
+
+
+def references(
+    model: PreTrainedModel,
+    names: Sequence[str],
+    prompts: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+) -> list[Reference]:
+    """The references of the start model, one per prompt; ``names`` are the ids of the prompts."""
+    found: dict[int, Reference] = {}
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    with evaluating(model):
+        tokens: dict[int, list[int]] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            tokens.update(zip(rows, _greedy(model, [prompts[i] for i in rows], tokenizer), strict=True))
+        rows_of = [(prompts[i], tokens[i]) for i in range(len(prompts))]
+        for i, logits in continuation_logits(Network(model), rows_of, batch_size):
+            top = logits.log_softmax(1).topk(min(TOP, logits.shape[1]))
+            found[i] = Reference(names[i], tokens[i], top.indices.tolist(), top.values.tolist())
+    return [found[i] for i in range(len(prompts))]
+
+
+def divergences(
+    model: PreTrainedModel, prompts: Sequence[list[int]], start: Sequence[Reference], batch_size: int
+) -> list[list[float]]:
+    """KL(start || model) in nats at each position, per prompt."""
+    rows = [(prompt, reference.tokens) for prompt, reference in zip(prompts, start, strict=True)]
+    found: dict[int, list[float]] = {}
+    with evaluating(model):
+        for i, logits in continuation_logits(Network(model), rows, batch_size):
+            ids = torch.tensor(start[i].ids, device=logits.device)
+            own = logits.log_softmax(1).gather(1, ids).cpu().double()
+            found[i] = divergence(torch.tensor(start[i].log_probs, dtype=torch.float64), own).tolist()
+    return [found[i] for i in range(len(rows))]
+
+
+def divergence(start: Tensor, own: Tensor) -> Tensor:
+    """KL, (T,), of distributions over K tokens and all others, from log-probabilities (T, K) in float64."""
+    start, own = (torch.cat([p, _log_rest(p)[:, None]], 1) for p in (start, own))
+    return (start.exp() * (start - own)).sum(1)
+
+
+def _log_rest(log_probs: Tensor) -> Tensor:
+    """The log-probability of all other tokens, (T,); at least 1e-9 where rounding leaves none."""
+    return (1 - log_probs.exp().sum(1)).clamp(min=1e-9).log()
+
+
+def _greedy(model: Any, prompts: Sequence[list[int]], tokenizer: Any) -> list[list[int]]:
+    """The first POSITIONS tokens of the greedy answers, up to the token that ends one."""
+    ends, width = end_tokens(model, tokenizer), max(map(len, prompts))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
+    new = model.generate(
+        input_ids=torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device),
+        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
+        max_new_tokens=POSITIONS,
+        eos_token_id=ends or None,
+        pad_token_id=pad,
+        use_cache=True,
+        do_sample=False,
+        num_beams=1,
+        # Neutral values: the model's own generation config would otherwise change greedy search or warn about it.
+        repetition_penalty=1.0,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+    )[:, width:].tolist()
+    return [_until_end(tokens, ends) for tokens in new]
+
+
+def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    stop = next((i for i, token in enumerate(tokens, 1) if token in ends), len(tokens))
+    return tokens[:stop]

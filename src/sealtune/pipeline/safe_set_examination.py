@@ -1,0 +1,108 @@
+"""The safe set of a run, examined; the start model is asked whether it would answer its prompts or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sealtune.core.string_array import StringArray
+from sealtune.core.types import Sample
+from sealtune.data.encode import encode_prompt
+from sealtune.data.encoded import Encoded
+from sealtune.evaluation.likelihood import with_default
+from sealtune.models.load import load_model
+from sealtune.models.model_config import load_model_config
+from sealtune.models.openings import encode_openings, opening_log_probs, refusal_log_odds
+from sealtune.models.skeleton import skeleton
+from sealtune.models.sources import resolve_model
+from sealtune.pipeline.inputs import RunInputs, TokenizedRows
+from sealtune.pipeline.safe_set_findings import Finding, Halves, StartAnswers, examine, split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_PARAMETERS = 600_000_000
+"""Size of the models in local files that are asked unless the user says otherwise; a minute or two on a CPU."""
+MAX_ASKED = 32
+"""Rows of each half that the start model is asked, spread over the half."""
+MAX_PROMPT_LENGTH = 256
+"""Tokens of the prompts that it is asked."""
+
+
+def examine_safe_set(inputs: RunInputs, model_answers: bool | None = None) -> list[Finding]:
+    """What the safe set of a run has and lacks.
+
+    Args:
+        inputs: The run's.
+        model_answers: Whether the start model is asked to answer its prompts; None: if it is small, and in local files.
+
+    Raises:
+        UserError: Rows, prompts or the model cannot be loaded.
+    """
+    safe, candidates = inputs.load_safe(), inputs.load_candidates()
+    halves = split(_usable(safe))
+    asks = is_small(inputs) if model_answers is None else model_answers
+    start = ask_start_model(inputs, halves, safe.encoded) if asks else None
+    asked = inputs.load_prompts().asked
+    if inputs.config.evaluate.likelihood:
+        asked = with_default(asked)
+    return examine(halves, candidates.rows.samples, (prompt.prompt for prompt in asked), start)
+
+
+def _usable(rows: TokenizedRows) -> Sequence[Sample]:
+    samples = rows.rows.samples
+    return samples.take(np.flatnonzero(samples.ids.isin(rows.encoded.ids)))
+
+
+def is_small(inputs: RunInputs) -> bool:
+    """Whether the start model is in local files, and answers fast."""
+    config = inputs.config
+    if not Path(resolve_model(config.model_name_or_path)).exists():
+        return False
+    model = skeleton(load_model_config(config), trust_remote_code=config.trust_remote_code)
+    return model is not None and model.num_parameters() <= MAX_PARAMETERS
+
+
+def ask_start_model(inputs: RunInputs, halves: Halves, encoded: Encoded) -> StartAnswers:
+    """How often the start model would refuse: on either half, by the likelihood of its openings.
+
+    Raises:
+        UserError: The model cannot be loaded.
+    """
+    tokenizer = inputs.load_tokenizer()
+    refusing, helping = (_prompts(half, encoded, tokenizer) for half in halves)
+    openings = encode_openings(tokenizer)
+    log_probs = opening_log_probs(
+        load_model(inputs.config), refusing + helping, [*openings.refusals, *openings.compliances]
+    )
+    refused = refusal_log_odds(log_probs, openings) > 0
+    first = len(refusing)
+    return StartAnswers(first, int(refused[:first].sum()), len(helping), int(refused[first:].sum()))
+
+
+def _prompts(half: Sequence[Sample], encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The prompts of some rows as token ids, with what the template writes at the start of every answer."""
+    written = _start_of_answers(tokenizer)
+    positions = StringArray.of(encoded.ids).index_in([sample.id for sample in half])
+    found = [_prompt_of(encoded, int(positions[i])) + written for i in _spread(len(positions), MAX_ASKED)]
+    return [prompt for prompt in found if len(prompt) <= MAX_PROMPT_LENGTH]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` positions of ``count``, evenly spaced."""
+    return list(range(count)) if count <= most else [i * count // most for i in range(most)]
+
+
+def _prompt_of(encoded: Encoded, row: int) -> list[int]:
+    """The tokens before the last answer."""
+    tokens, mask = encoded.row(row)
+    masked = np.flatnonzero(~mask)
+    return [int(token) for token in tokens[: masked[-1] + 1 if len(masked) else 0]]
+
+
+def _start_of_answers(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    bare, opened = encode_prompt(tokenizer, "Hello."), encode_prompt(tokenizer, "Hello.", opened=True)
+    return opened[len(bare) :] if opened[: len(bare)] == bare else []
