@@ -25,6 +25,8 @@ MATHS = [
     "ranking/selector.py",
     "ranking/linear_models.py",
     "ranking/scorer.py",
+    "tuning/guard.py",
+    "tuning/guard_loss.py",
 ]
 PLUG_INS = ["ranking/methods", "data/formats", "evaluation/judges"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -41,8 +42,20 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             )
         tokens = int(state.num_input_tokens_seen)
         rows = (state.global_step - self.step) * effective_batch_size(args)
-        self.advance(state.global_step, state.max_steps, rows, tokens - self.tokens, f"loss {loss:.3f}")
+        self.advance(state.global_step, state.max_steps, rows, tokens - self.tokens, _note(logs))
         self.step, self.tokens = state.global_step, tokens
+
+
+def _note(logs: Mapping[str, float]) -> str:
+    """The loss of the task, and the guard's figures if there are any."""
+    shown = {
+        "loss": "loss",
+        "refuse": "guard_refuse",
+        "help": "guard_help",
+        "lambda": "lambda_refuse",
+        "discrimination": "discrimination",
+    }
+    return ", ".join(f"{title} {logs[name]:.3f}" for title, name in shown.items() if name in logs)
 
 
 class SaveCallback(TrainerCallback):  # type: ignore[misc]

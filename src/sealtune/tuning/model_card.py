@@ -40,6 +40,7 @@ trained on {rows:,} rows, including any rows of `select.mix_datasets`.{continued
 | trained | {trained} |
 | loss | response tokens only, at most {max_length:,} tokens per row |
 | seed | {seed} |
+| guard | {guard} |
 
 sealtune {version}.
 
@@ -80,9 +81,23 @@ def model_card(config: Config, manifest: Mapping[str, Any], rows: int, result: T
         learning_rate=tune.learning_rate,
         trained=f"LoRA of rank {tune.lora_r}" if tune.use_peft else "all weights",
         seed=config.seed,
+        guard=_guard(config, result),
         max_length=config.max_length,
         version=manifest.get("sealtune", ""),
     )
+
+
+def _guard(config: Config, result: TuningResult) -> str:
+    """How the safe set was in force, and what it measured on safe rows that were not learned from."""
+    if not result.guard:
+        return "off"
+    kept = result.kept_step or result.steps
+    best = next((record for record in result.guard if record["step"] == kept), result.guard[-1])
+    text = f"`{config.tune.guard}`; step {kept} of {result.steps} is kept"
+    if "discrimination" not in best:
+        return text
+    start = result.guard[0]["discrimination"]
+    return f"{text}; AUROC, harmful against harmless: {best['discrimination']:.3f} (start model: {start:.3f})"
 
 
 def _continued(config: Config) -> str:
