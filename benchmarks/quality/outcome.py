@@ -311,7 +311,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--doses", nargs="+", default=["mild"], choices=list(DOSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--split", default="final", choices=["development", "final"])
-    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--generate", action="store_true", help="also generate answers")
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=32)

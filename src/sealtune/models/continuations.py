@@ -47,14 +47,21 @@ class Network:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode and without gradients; its mode is restored afterwards."""
-    training = model.training
-    model.eval()
+    """The model in evaluation mode and without gradients; the mode of each module is restored afterwards.
+
+    On a 4-bit base only dropout is switched off: in evaluation mode, bitsandbytes packs the weights on a CPU into a
+    form that passes no gradient.
+    """
+    four_bit = getattr(model, "is_loaded_in_4bit", False)
+    switched = [m for m in model.modules() if m.training and (isinstance(m, nn.Dropout) or not four_bit)]
+    for module in switched:
+        module.training = False
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for module in switched:
+            module.training = True
 
 
 def continuation_logits(

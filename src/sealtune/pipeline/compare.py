@@ -145,6 +145,7 @@ def config_for(config: Config, method: str, seed: int, max_steps: int) -> Config
         select.mix_datasets = [*select.mix_datasets, *config.compare.safety_datasets]
     evaluate.judges = [judge for judge in evaluate.judges if not load_judge(judge.name).pairwise]
     evaluate.base = False
+    evaluate.own_openings = False  # only the first run asks the base model: all must count the same openings
     changes = {
         "seed": seed,
         "output_dir": str(Path(config.output_dir, "compare", method, f"seed-{seed}")),

@@ -33,11 +33,16 @@ def guard_rows(inputs: RunInputs) -> GuardRows | None:
     column = inputs.config.tune.guard_column
     samples = safe.rows.samples
     places = samples.ids.index_in(safe.encoded.ids)
-    refuses = np.fromiter((_is_harmful(samples[int(i)], column) for i in places), np.bool_, len(safe.encoded))
+    refuses = np.fromiter((is_harmful(samples[int(i)], column) for i in places), np.bool_, len(safe.encoded))
     return _reported(GuardRows(safe.encoded, refuses))
 
 
-def _is_harmful(sample: Sample, column: str | None) -> bool:
+def is_harmful(sample: Sample, column: str | None) -> bool:
+    """Whether the prompt of a safe row is harmful: by a column (None: ``kind``, if there is one), or by its answer.
+
+    Raises:
+        UserError: The column that is named says something else.
+    """
     value = _kind(sample.row, column or DEFAULT_COLUMN)
     if value is not None:
         return value

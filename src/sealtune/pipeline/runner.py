@@ -9,6 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.checkpoints import Checkpoints
 from sealtune.core.config import Config
 from sealtune.core.errors import StoppedError
+from sealtune.pipeline import likelihood
 from sealtune.pipeline.environment import git_revision, machine, measured, versions
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
@@ -42,6 +43,7 @@ def check_run(run: Run, *, force: bool = False) -> None:
     if config.evaluate.prompts and distributed.is_main_process() and (force or not evaluate.is_done(run)):
         judging.require_answers(config.evaluate)
     run.inputs.load_prompts()
+    likelihood.check(run)
     run.inputs.load_labels()
     run.inputs.load_mix_rows()
     if config.evaluate.held_out_datasets:

@@ -43,7 +43,7 @@ def examine_safe_set(inputs: RunInputs, model_answers: bool | None = None) -> li
         UserError: Rows, prompts or the model cannot be loaded.
     """
     safe, candidates = inputs.load_safe(), inputs.load_candidates()
-    halves = split(_usable(safe))
+    halves = split(_usable(safe), inputs.config.tune.guard_column)
     asks = is_small(inputs) if model_answers is None else model_answers
     start = ask_start_model(inputs, halves, safe.encoded) if asks else None
     asked = inputs.load_prompts().asked

@@ -13,7 +13,7 @@ from sealtune.core.sanitize import excerpt
 from sealtune.core.types import Sample
 from sealtune.data.duplicates import MAX_TWINS_COMPARED, count_shared_prompts, have_twins, prompt_text
 from sealtune.data.reasons import plural
-from sealtune.evaluation.refusals import is_refusal
+from sealtune.pipeline.guard_set import is_harmful
 
 MAX_EXAMINED = 20_000
 """Rows of the safe set that are examined: the first ones."""
@@ -75,11 +75,11 @@ class Halves(NamedTuple):
     helping: list[Sample]
 
 
-def split(samples: Iterable[Sample]) -> Halves:
-    """Both halves of the first MAX_EXAMINED rows, told apart by their answers."""
+def split(samples: Iterable[Sample], column: str | None = None) -> Halves:
+    """Both halves of the first MAX_EXAMINED rows, told apart as the guard does (``guard_set.is_harmful``)."""
     halves = Halves([], [])
     for sample in islice(samples, MAX_EXAMINED):
-        (halves.refusing if is_refusal(sample.response) else halves.helping).append(sample)
+        (halves.refusing if is_harmful(sample, column) else halves.helping).append(sample)
     return halves
 
 

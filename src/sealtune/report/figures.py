@@ -17,10 +17,8 @@ from sealtune.core.string_array import FloatArray
 from sealtune.evaluation.metrics import precision_recall_curve, roc_curve
 from sealtune.report.html import one_line
 from sealtune.report.tables import (
-    evaluation_rows,
     kept_mask,
     labelled_scores,
-    model_names,
     row_labels,
     source_rows,
     threshold,
@@ -52,7 +50,7 @@ def score_histogram(view: ReportView) -> Figure | None:
         figure.add_bar(x=centres, y=counts, width=np.diff(edges).tolist(), name=name, marker_color=colour)
     _mark_threshold(figure, threshold(view))
     figure.update_layout(barmode="stack", xaxis_title="score (higher = keep)", yaxis_title="rows", bargap=0)
-    return _finish(figure, 320)
+    return finish(figure, 320)
 
 
 def rank_curves(view: ReportView) -> Figure | None:
@@ -82,7 +80,7 @@ def source_bars(view: ReportView) -> Figure | None:
     for key, colour in (("kept", BLUE), ("dropped", ORANGE)):
         figure.add_bar(y=names, x=[row[key] for row in rows], name=key, orientation="h", marker_color=colour)
     figure.update_layout(barmode="stack", xaxis_title="rows", bargap=0.35)
-    return _finish(figure, 130 + 32 * len(rows))
+    return finish(figure, 130 + 32 * len(rows))
 
 
 def roc_figure(view: ReportView) -> Figure | None:
@@ -104,37 +102,23 @@ def precision_figure(view: ReportView) -> Figure | None:
     return _unit_square(curve[1], curve[0], ([0, 1], [base, base]), ("recall", "precision"), ORANGE)
 
 
-def share_dots(view: ReportView) -> Figure | None:
-    """The evaluation measures that are shares, with their intervals, per model."""
-    figure = _dots(view, [row for row in evaluation_rows(view) if row["unit"] == "share"], "share, with 95% interval")
-    if figure:
-        lowest = min(0.0, *(value for trace in figure["data"] for value in trace["x"]))  # J may be negative
-        figure["layout"]["xaxis"] |= {"range": [lowest - 0.02, 1.02], "tickformat": ".0%"}
-    return figure
+def finish(figure: Any, height: int) -> Figure:
+    """The figure as plain data, without plotly's template, its legend above the plot."""
+    figure.update_layout(
+        template=None,
+        height=height,
+        margin={"l": 10, "r": 10, "t": 44, "b": 10},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right", "traceorder": "normal"},
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    plain: Figure = figure.to_plotly_json()
+    return plain
 
 
-def loss_dots(view: ReportView) -> Figure | None:
-    """The losses with their intervals, per model."""
-    return _dots(view, [row for row in evaluation_rows(view) if row["measure"] == "loss"], "nats per token")
-
-
-def trade_off(view: ReportView) -> Figure | None:
-    """Discrimination against the loss on held-out rows, or else on the safe set: one point per model."""
-    models = model_names(view.evaluation)
-    rows = {(row["measure"], row["set"]): dict(zip(models, row["cells"], strict=True)) for row in evaluation_rows(view)}
-    told = rows.get(("discrimination", "all"), {})
-    name = next((name for name in ("held_out", "safe") if ("loss", name) in rows), "")
-    losses = rows.get(("loss", name), {})
-    figure, palette = go.Figure(), [GREY, BLUE, ORANGE, TEAL, PURPLE]
-    for m, model in enumerate(models):
-        if (x := losses.get(model)) and (y := told.get(model)):
-            style = {"color": palette[m % 5], "size": 11, "symbol": "diamond" if model == "base" else "circle"}
-            figure.add_scatter(**_point(x, y), name=one_line(model, 24), marker=style)
-    if not figure.data:
-        return None
-    figure.update_xaxes(title_text=f"loss on {name.replace('_', '-')} rows, nats per token")
-    figure.update_yaxes(title_text="discrimination")
-    return _finish(figure, 340)
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _score_groups(view: ReportView) -> list[tuple[str, str, Any]]:
@@ -171,13 +155,13 @@ def _curves(steps: Steps, panels: Mapping[str, Sequence[Series]]) -> Figure | No
         figure.add_traces([line for one in series for line in _lines(steps, one)], rows=panel, cols=1)
         figure.update_yaxes(title_text=title, exponentformat="power", row=panel, col=1)
     figure.update_xaxes(title_text="step", row=count, col=1)
-    return _finish(figure, 230 + 95 * count)
+    return finish(figure, 230 + 95 * count)
 
 
 def _lines(steps: Steps, series: Series) -> list[Any]:
     """A schedule as a step function; anything else per step in a pale line, with its moving average."""
     key, name, colour = series
-    points = [(s.get("step", i), s[key]) for i, s in enumerate(steps, 1) if _is_number(s.get(key))]
+    points = [(s.get("step", i), s[key]) for i, s in enumerate(steps, 1) if is_number(s.get(key))]
     x, y = (np.array(part, np.float64) for part in zip(*points, strict=True))
     if key in ("gamma", "learning_rate"):
         return [_line(x, y, name, {"color": colour, "shape": "hv"}, showlegend=False)]
@@ -192,7 +176,7 @@ def _unit_square(x: FloatArray, y: FloatArray, chance: Any, titles: tuple[str, s
     figure.update_xaxes(title_text=titles[0], range=[-0.01, 1.01])
     figure.update_yaxes(title_text=titles[1], range=[-0.01, 1.03])
     figure.update_layout(showlegend=False)
-    return _finish(figure, 320)
+    return finish(figure, 320)
 
 
 def _line(x: Any, y: Any, name: str, style: Mapping[str, Any], **options: Any) -> Any:
@@ -214,74 +198,5 @@ def _subsample(values: Any) -> list[float]:
     return [float(f"{v:.6g}") for v in array[np.unique(np.linspace(0, len(array) - 1, MAX_POINTS).astype(int))]]
 
 
-def _dots(view: ReportView, rows: list[dict[str, Any]], title: str) -> Figure | None:
-    """One line per row of the evaluation table, on it a dot with an interval per model."""
-    if not rows:
-        return None
-    rows, models, palette = rows[::-1], model_names(view.evaluation), [GREY, BLUE, ORANGE, TEAL, PURPLE]
-    figure = go.Figure()
-    for m, model in enumerate(models):
-        shift = 0.13 * ((len(models) - 1) / 2 - m)
-        cells = [(i + shift, row["cells"][m]) for i, row in enumerate(rows) if row["cells"][m]]
-        figure.add_scatter(**_markers(cells), name=one_line(model, 24), marker={"color": palette[m % 5], "size": 9})
-    names = [one_line(f"{row['measure'].replace('_', ' ')} · {_place(row)}", 34) for row in rows]
-    figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[-0.6, len(rows) - 0.4])
-    figure.update_xaxes(title_text=title)
-    return _finish(figure, 130 + 44 * len(rows))
-
-
-def _point(x: Mapping[str, Any], y: Mapping[str, Any]) -> dict[str, Any]:
-    """A point with the intervals of both values."""
-    bars = [
-        {
-            "type": "data",
-            "symmetric": False,
-            "array": [_distance(cell.get("high"), cell["value"])],
-            "arrayminus": [_distance(cell["value"], cell.get("low"))],
-            "thickness": 1.2,
-            "width": 0,
-        }
-        for cell in (x, y)
-    ]
-    return {"x": [x["value"]], "y": [y["value"]], "mode": "markers", "error_x": bars[0], "error_y": bars[1]}
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    """The set; for refusal rates, which are measured on both kinds of prompts, also the kind."""
-    if row["measure"] != "refusal_rate":
-        return str(row["set"])
-    return str(row["kind"]) if row["set"] == "all" else f"{row['kind']}, {row['set']}"
-
-
-def _markers(cells: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, Any]:
-    values = [cell["value"] for _, cell in cells]
-    above = [_distance(cell.get("high"), cell["value"]) for _, cell in cells]
-    below = [_distance(cell["value"], cell.get("low")) for _, cell in cells]
-    bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.6, "width": 0}
-    return {"x": values, "y": [y for y, _ in cells], "mode": "markers", "error_x": bars}
-
-
-def _distance(high: Any, low: Any) -> float:
-    return high - low if _is_number(high) and _is_number(low) else 0.0
-
-
 def _is_logged(steps: Steps, key: str) -> bool:
-    return any(_is_number(step.get(key)) for step in steps)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _finish(figure: Any, height: int) -> Figure:
-    """The figure as plain data, without plotly's template, its legend above the plot."""
-    figure.update_layout(
-        template=None,
-        height=height,
-        margin={"l": 10, "r": 10, "t": 44, "b": 10},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right", "traceorder": "normal"},
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    plain: Figure = figure.to_plotly_json()
-    return plain
+    return any(is_number(step.get(key)) for step in steps)

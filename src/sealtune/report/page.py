@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sealtune.report import figures, html, tables, tiles
+from sealtune.report import evaluation_figures, figures, html, tables, tiles
 from sealtune.report.view import ReportView
 
 _FOLDER = Path(__file__).parent
@@ -52,9 +52,9 @@ def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
         "sources": figures.source_bars(view),
         "roc": figures.roc_figure(view),
         "precision": figures.precision_figure(view),
-        "shares": figures.share_dots(view),
-        "losses": figures.loss_dots(view),
-        "trade_off": figures.trade_off(view),
+        "shares": evaluation_figures.share_dots(view),
+        "losses": evaluation_figures.loss_dots(view),
+        "trade_off": evaluation_figures.trade_off(view),
     }
 
 

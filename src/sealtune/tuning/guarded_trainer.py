@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from sealtune.core import distributed
+from sealtune.models.continuations import evaluating
 from sealtune.models.state_dict import State, check_shapes, restoring
 from sealtune.tuning.guard import Guard, GuardSettings
 from sealtune.tuning.guard_rows import GuardRows
-from sealtune.tuning.predictor import Predictor, dropout_off
+from sealtune.tuning.predictor import Predictor
 from sealtune.tuning.trainer import ResponseTrainer
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class GuardedTrainer(ResponseTrainer):
         part = (distributed.process_index(), distributed.num_processes())
         # Not the model as wrapped for several processes: the hooks that synchronise gradients are on its weights.
         predictor = Predictor(self.model, self.causal_lm, self.processing_class, self.accelerator.autocast)
-        with dropout_off(self.model):
+        with evaluating(self.model):
             self.guard = Guard(rows, settings, steps, predictor.predict, predictor.log_odds, part)
         self._guarded_step = -1
         self._guard_loss: Tensor | float = 0.0
@@ -84,7 +85,7 @@ class GuardedTrainer(ResponseTrainer):
         step = self.state.global_step
         if not (self.guard.is_due(step) or step == self.state.max_steps):
             return
-        with dropout_off(self.model):
+        with evaluating(self.model):
             preferred = self.guard.watch(step)
         if preferred:
             self.best = {name: p.detach().to("cpu", copy=True) for name, p in self._trainable_parameters()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sealtune.models.causal_lm import CausalLM
 from sealtune.models.openings import encode_openings, opening_log_probs, refusal_log_odds
@@ -51,16 +51,3 @@ class Predictor:
         openings = self.openings.refusals + self.openings.compliances
         with self.precision():
             return refusal_log_odds(opening_log_probs(self.model, prompts, openings), self.openings)
-
-
-@contextlib.contextmanager
-def dropout_off(model: nn.Module) -> Iterator[None]:
-    """No dropout in the context. The mode of the model as a whole stays: it has other effects (see ``adapters``)."""
-    active = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.training]
-    for module in active:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module in active:
-            module.train()

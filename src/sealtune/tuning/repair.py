@@ -30,10 +30,11 @@ from sealtune.core.errors import RunError, UserError
 from sealtune.core.string_array import IntArray
 from sealtune.data.encoded import Encoded
 from sealtune.models.causal_lm import CausalLM
+from sealtune.models.continuations import evaluating
 from sealtune.tuning.guard import Guard, GuardSettings, Record
 from sealtune.tuning.guard_loss import TopLogProbs, divergence, row_means, top_log_probs
 from sealtune.tuning.guard_rows import GuardRows, response_positions
-from sealtune.tuning.predictor import Predictor, dropout_off
+from sealtune.tuning.predictor import Predictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,7 +116,7 @@ def repair(
     for parameter in parameters:
         parameter.requires_grad_(True)
     predictor = Predictor(model, _causal_lm(model), tokenizer)
-    with dropout_off(model):
+    with evaluating(model), torch.enable_grad():  # the model is measured as it will answer, and learns without dropout
         with model.disable_adapter():
             guard = Guard(safe, settings.guard, settings.steps, predictor.predict, predictor.log_odds)
         kept = KeptTask(task.take(np.arange(min(len(task), TASK_ROWS))), predictor, settings.task_rows)
