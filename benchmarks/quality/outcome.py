@@ -34,6 +34,8 @@ PROMPTS = HERE / "outcome_prompts.json"
 
 DOSES = json.loads((HERE / "outcome_doses.json").read_text())
 """Rows, steps and learning rate of a tuning, by the name of the dose."""
+DEFAULT_PROMPTS = HERE.parents[1] / "src/sealtune/evaluation/default_prompts.jsonl"
+"""The prompts that sealtune ships; the others are files of DATA."""
 
 SAFE_ROWS = 64
 HELD_OUT = 48
@@ -107,19 +109,21 @@ class Bench:
         self.config = build_config({"model_name_or_path": str(args.model), "max_length": args.max_length})
         self.tokenizer = RunInputs(self.config).load_tokenizer()
         self.model = load_model(self.config)
-        chosen = json.loads(PROMPTS.read_text())[args.split]
-        self.prompts = [(kind, text) for kind in ("harmful", "harmless") for text in read_prompts(chosen[kind])]
+        chosen = json.loads(args.prompts.read_text())[args.split]
+        self.prompts = [
+            (kind, text) for kind in ("harmful", "harmless") for text in read_prompts(args.folder, chosen[kind])
+        ]
 
     def measure(self, key: dict[str, Any]) -> dict[str, Any]:
         """One run: what was tuned on, how long it took, and what came out."""
         if key["method"] == "start":
             held = {
-                f"task_loss_{name}": self.task_loss(self.model, Rows(name, DOSES["mild"], 0))
+                f"task_loss_{name}": self.task_loss(self.model, Rows(self.args.folder, name, DOSES["mild"], 0))
                 for name in self.args.mixtures
             }
             return held | self.ask(self.model, None)
         dose = DOSES[key["dose"]]
-        rows = Rows(key["mixture"], dose, key["seed"])
+        rows = Rows(self.args.folder, key["mixture"], dose, key["seed"])
         method = "all" if key["method"] == "repair" else key["method"]
         selection, changes = METHODS[method]
         started = time.perf_counter()
@@ -131,8 +135,7 @@ class Bench:
         found |= {"guard": list(result.guard), "kept_step": result.kept_step, "kept": [row["id"] for row in kept]}
         model = result.model
         if key["method"] == "repair":
-            model, more = self.repair(model, rows)
-            found |= more
+            found |= self.repair(model, rows, key["seed"])
         try:
             return found | {"task_loss": self.task_loss(model, rows)} | self.ask(model, rows)
         finally:
@@ -192,14 +195,15 @@ class Bench:
         advance = lambda step, total, *rest: print(f"  step {step} of {total} {rest[-1]}", file=sys.stderr, flush=True)  # noqa: E731
         return train(self.model, self.tokenizer, encoded, config, advance, safe=safe, weights=weights)
 
-    def repair(self, model: Any, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        """The adapter, made safe again."""
+    def repair(self, model: Any, rows: Rows, seed: int) -> dict[str, Any]:
+        """Make the adapter safe again, in place."""
+        from sealtune.pipeline.inputs import RunInputs
         from sealtune.pipeline.repair import repair_model
 
         started = time.perf_counter()
-        config = self._config(rows.candidates, rows.safe, {}, 0)
-        repaired = repair_model(model, self.tokenizer, config, lambda *_: None)
-        return repaired.model, {"repair_seconds": time.perf_counter() - started, "repair": repaired.summary()}
+        config = self._config(rows.candidates, rows.safe, {"guard": "teach"}, seed)
+        done = repair_model(model, self.tokenizer, RunInputs(config))
+        return {"repair_seconds": time.perf_counter() - started, "repair": done._asdict()}
 
     def _config(self, candidates: list[dict], safe: list[dict], tune: dict[str, Any], seed: int) -> Any:
         from sealtune.core.config import DatasetConfig
@@ -266,8 +270,8 @@ class Bench:
 class Rows:
     """The rows of a run: candidates, held-out benign rows of the same mixture, and the safe set. No two overlap."""
 
-    def __init__(self, mixture: str, dose: dict, seed: int) -> None:
-        found = mixtures.read(DATA / "mixtures" / f"{mixture}.jsonl")
+    def __init__(self, folder: Path, mixture: str, dose: dict, seed: int) -> None:
+        found = mixtures.read(folder / "mixtures" / f"{mixture}.jsonl")
         order = sorted(found, key=lambda row: hashlib.sha256(f"{seed} {row['id']}".encode()).hexdigest())
         self.candidates = order[: dose["rows"]]
         rest = [
@@ -278,7 +282,7 @@ class Rows:
         used = {row["id"] for row in self.candidates}
         pool = sorted(rest, key=lambda row: hashlib.sha256(f"held {row['id']}".encode()).hexdigest())
         self.held_out = [row for row in pool if row["id"] not in used][:HELD_OUT]
-        halves = [mixtures.safe_rows(DATA, name, SAFE_ROWS // 2, seed) for name in ("safety", "helpful")]
+        halves = [mixtures.safe_rows(folder, name, SAFE_ROWS // 2, seed) for name in ("safety", "helpful")]
         self.safe = [{**row, "id": f"safe-{i}"} for i, row in enumerate([row for half in halves for row in half])]
 
 
@@ -293,11 +297,11 @@ def is_coherent(text: str) -> bool:
     return len(words) < 12 or len(set(words)) / len(words) > 0.4
 
 
-def read_prompts(chosen: dict[str, list[int]]) -> list[str]:
+def read_prompts(folder: Path, chosen: dict[str, list[int]]) -> list[str]:
     """The prompts at these lines of these files."""
     found = []
     for name, lines in chosen.items():
-        rows = mixtures.read(DATA / name)
+        rows = mixtures.read(DEFAULT_PROMPTS if name == "default" else folder / name)
         found += [rows[line]["prompt"] for line in lines]
     return found
 
@@ -305,12 +309,14 @@ def read_prompts(chosen: dict[str, list[int]]) -> list[str]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=DATA, help="labelled rows; default: $SEALTUNE_DATA or data")
     parser.add_argument("--name", help="name of the model in the results; default: that of the file")
     parser.add_argument("--methods", nargs="+", default=["start", "all"], metavar="METHOD")
     parser.add_argument("--mixtures", nargs="+", default=["general_20"])
     parser.add_argument("--doses", nargs="+", default=["mild"], choices=list(DOSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--split", default="final", choices=["development", "final"])
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="which prompts are asked")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--generate", action="store_true", help="also generate answers")
     parser.add_argument("--new-tokens", type=int, default=24)
