@@ -6,6 +6,9 @@ import pytest
 import sealtune
 from helpers.rows import made_rows, write_jsonl
 from sealtune.core.errors import UserError
+from sealtune.core.types import Message, Sample
+from sealtune.data.encode import encode
+from sealtune.models.causal_lm import dataset_losses
 from sealtune.pipeline import inputs
 
 SETTINGS = {"dtype": "float32", "max_length": 64}
@@ -23,6 +26,52 @@ def test_the_functions_work_on_objects(tiny_folder):
     assert {row["measure"] for row in table} == {"attack_success_rate", "over_refusal"}
     with pytest.raises(UserError, match="1 ids are not among the rows, for example none"):
         sealtune.tune(str(tiny_folder), rows, keep=["none"], **SETTINGS)
+
+
+SAFE = [
+    {"prompt": f"red or blue {i}", "response": "i cannot" if i % 2 else "a quick list", "kind": kind}
+    for i, kind in enumerate(["harmless", "harmful"] * 6)
+]
+
+
+def test_a_safe_set_guards_the_tuning(tiny_folder, caplog):
+    rows, tuned = list(made_rows(12, 1)), {}
+    for guard in ("off", "teach"):
+        settings = {"guard": guard, "guard_weight": 8.0, "learning_rate": 0.02, "max_steps": 12}
+        with caplog.at_level("INFO", "sealtune"):
+            model, tokenizer = sealtune.tune(str(tiny_folder), rows, safe=SAFE, tune=settings, **SETTINGS)
+        tuned[guard] = sum(loss_of(model, tokenizer, SAFE))
+        assert ("6 safe rows answer harmful prompts, 6 harmless ones" in caplog.text) == (guard == "teach")
+    assert tuned["teach"] < tuned["off"] - 1
+    with pytest.raises(UserError, match=r"guard_column: row .* of safe has prompt="):
+        sealtune.tune(str(tiny_folder), rows, safe=SAFE, tune={"guard_column": "prompt"}, **SETTINGS)
+
+
+def loss_of(model, tokenizer, rows):
+    """The loss of every row."""
+    samples = [
+        Sample(str(i), (Message("user", r["prompt"]), Message("assistant", r["response"])), "s", r)
+        for i, r in enumerate(rows)
+    ]
+    encoded, _ = encode(samples, tokenizer, 64)
+    return [float(loss) for _, losses in dataset_losses(model, encoded, 4) for loss in losses]
+
+
+def test_an_adapter_is_repaired_in_place(tiny_folder, tmp_path):
+    full = {"use_peft": False, "learning_rate": 0.005, "max_steps": 40}
+    aligned, tokenizer = sealtune.tune(str(tiny_folder), SAFE, tune=full, **SETTINGS)
+    for part in (aligned, tokenizer):
+        part.save_pretrained(tmp_path)
+    rows = [row | {"response": "red is what you want"} for row in SAFE]
+    settings = {"learning_rate": 0.02, "max_steps": 30, "lora_target_modules": "all-linear"}
+    model, tokenizer = sealtune.tune(str(tmp_path), rows, tune=settings, **SETTINGS)
+    before = sum(loss_of(model, tokenizer, SAFE))
+    done = sealtune.repair(model, SAFE, rows, tokenizer, tune={"guard": "teach", "learning_rate": 0.01}, **SETTINGS)
+    assert done.repaired["refuse"] < done.tuned["refuse"] / 2
+    assert done.steps > 0
+    assert sum(loss_of(model, tokenizer, SAFE)) < before - 1
+    with pytest.raises(UserError, match="no LoRA adapter; only LoRA can be repaired"):
+        sealtune.repair(aligned, SAFE, tokenizer=tokenizer, **SETTINGS)
 
 
 def test_every_source_is_loaded_once_per_call(tiny_folder, monkeypatch):

@@ -2,6 +2,7 @@
 
   sft          a training step of TRL's SFTTrainer
   tuner        the same by sealtune's own trainer
+  guard        the same with the guard, whose measurements are spread over the steps of a training of 250 steps
   algorithm_2  a ranking step without theta_hat, with the candidates' backward pass (gamma > 0)
   algorithm_1  a ranking step with theta_hat
   released     a ranking step with the semantics of the released code (baselines/released_step.py)
@@ -11,7 +12,8 @@
 All variants process the same rows in the batches that ranking draws, which group rows by length. Only ``released`` does
 not group: it draws its batches at random from the same sets, as that code does.
 
-A token counts once per pass through the model: for sft and tuner the rows of the batch; for algorithm_1 the candidates
+A token counts once per pass through the model: for sft, tuner and guard the rows of the batch (not the safe rows, so
+that the speeds compare the time that the task takes); for algorithm_1 the candidates
 twice and the safe rows; for all others the candidates and the safe rows. Padding does not count.
 """
 
@@ -27,7 +29,9 @@ from sealtune.data.batches import Batch, Batches
 from sealtune.ranking.bilevel import Step
 
 VARIANTS = ("sft", "algorithm_2", "algorithm_1", "released")
-IDEAS = ("tuner", "fused", "compiled")
+IDEAS = ("tuner", "guard", "fused", "compiled")
+TRAINING_STEPS = 250
+"""Steps of the training whose guard is measured: two epochs over 1000 rows."""
 
 
 @dataclass
@@ -103,7 +107,8 @@ def first_batches(encoded, size: int, count: int, seed: int) -> FixedBatches:
 
 def measure(variant: str, model, tokenizer, candidates, safe, config, count: int) -> list[dict]:
     """``count`` steps of a variant, on rows drawn by the config's seed."""
-    run = {"released": released, "fused": fused, "compiled": compiled, "sft": sft, "tuner": tuner}.get(variant, ranking)
+    runs = {"released": released, "fused": fused, "compiled": compiled, "sft": sft, "tuner": tuner, "guard": guard}
+    run = runs.get(variant, ranking)
     size = config.rank.per_device_train_batch_size
     batches, safe_batches = (first_batches(rows, size, count, config.seed) for rows in (candidates, safe))
     meter = Meter(model)
@@ -123,7 +128,36 @@ def tuner(meter, model, tokenizer, batches, safe, config, count) -> None:
     tune(ResponseTrainer, meter, model, tokenizer, batches, config, count)
 
 
-def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
+def guard(meter, model, tokenizer, batches, safe, config, count) -> None:
+    """Steps with safe rows. What the guard measures before, ten times between and after them is timed apart: of so few
+    steps every one would be watched.
+    """
+    from sealtune.tuning.guard import WATCHES
+    from sealtune.tuning.guard_rows import GuardRows
+    from sealtune.tuning.guarded_trainer import GuardedTrainer
+
+    class Timed(GuardedTrainer):
+        def add_guard(self, rows, settings, steps) -> None:
+            started = time.perf_counter()
+            super().add_guard(rows, settings, TRAINING_STEPS)
+            self.anchoring, self.watching = time.perf_counter() - started, 0.0
+
+        def watch(self) -> None:  # only the last step of so few is watched
+            started = time.perf_counter()
+            super().watch()
+            self.watching = time.perf_counter() - started
+            if self.state.global_step == self.state.max_steps:
+                spent.append((self.anchoring + WATCHES * self.watching) / TRAINING_STEPS)
+
+    spent: list[float] = []
+    halves = torch.arange(len(safe.encoded)).numpy() % 2 == 0  # which row is of which half costs nothing
+    tune(Timed, meter, model, tokenizer, batches, config, count, GuardRows(safe.encoded, halves))
+    for step in meter.steps:
+        step.seconds += spent[0]
+        step.model_seconds += spent[0]
+
+
+def tune(trainer, meter, model, tokenizer, batches, config, count, safe=None) -> None:
     from sealtune.tuning.train import train
 
     class InOrder(trainer):
@@ -135,7 +169,11 @@ def tune(trainer, meter, model, tokenizer, batches, config, count) -> None:
     config = config.model_copy(update={"tune": config.tune.model_copy(update={"max_steps": count})})
     meter.watch(trainer, "compute_loss")
     rows = batches.encoded.take(batches.rows.numpy())
-    train(model, tokenizer, rows, config, lambda step, total, rows, tokens, note: meter.end_step(tokens), InOrder)
+
+    def advance(step, total, rows, tokens, note) -> None:
+        meter.end_step(tokens)
+
+    train(model, tokenizer, rows, config, advance, InOrder, safe=safe)
 
 
 def ranking(meter, model, tokenizer, batches, safe, config, count, change=lambda loop: None) -> None:

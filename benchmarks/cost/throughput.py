@@ -1,4 +1,4 @@
-"""Tokens per second and peak memory of ranking, compared with plain fine-tuning in one run.
+"""Tokens per second and peak memory of ranking and of guarded tuning, compared with plain fine-tuning in one run.
 
 All variants have the same rows, model, LoRA, dtype, batch and max_length (steps.py describes them and how tokens are
 counted). Each variant runs in a process of its own, so that its peak memory is its own. Rounds are interleaved, every
@@ -7,6 +7,7 @@ The floor is what the machine could reach: operations of the layers for all toke
 tokens, over its measured matrix rate. It leaves out attention and adapters, a few per cent.
 
     python benchmarks/cost/throughput.py --output benchmarks/results/throughput.json
+    python benchmarks/cost/throughput.py --variants tuner guard --output benchmarks/results/throughput-guard.json
 """
 
 from __future__ import annotations
@@ -167,7 +168,11 @@ def show(report: dict) -> None:
             f"{v:12} {speed:10.1f} {ratios[0]:8.2f} {memory / 2**20:10.0f} {ratios[1]:8.2f} "
             f"{padding:>8} {outside:>14} {floor:>9}"
         )
+        if v == "guard" != base:
+            guard = f"guard: {1 / ratios[0]:.2f} times the time and {ratios[1]:.2f} times the memory of {base}"
     print(f"floor: {report['floor_tokens_per_second']:,.0f} tokens/s")
+    if "guard" in report["tokens_per_second"] and base != "guard":
+        print(guard)
 
 
 if __name__ == "__main__":

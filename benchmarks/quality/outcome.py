@@ -221,14 +221,13 @@ class Bench:
     def ask(self, model: Any, rows: Rows | None) -> dict[str, Any]:
         """Refusals by likelihood, and by the answers where they are generated."""
         from sealtune.data.encode import encode_prompt
-        from sealtune.models.openings import encode_openings, opening_log_probs, refusal_log_odds
+        from sealtune.models.openings import encode_openings, log_odds, refusal_log_probs
 
         started = time.perf_counter()
         openings = encode_openings(self.tokenizer)
         tokens = [encode_prompt(self.tokenizer, text, opened=True) for _, text in self.prompts]
-        found = opening_log_probs(model, tokens, openings.refusals + openings.compliances)
-        odds = refusal_log_odds(found, openings)
-        refusal = found[:, : len(openings.refusals)].logsumexp(1)
+        refusal = refusal_log_probs(model, tokens, openings)
+        odds = log_odds(refusal)
         record = {
             "log_odds": [round(float(x), 3) for x in odds],
             "log_refusal": [round(float(x), 3) for x in refusal],

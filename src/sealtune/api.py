@@ -4,8 +4,9 @@
 
     scores = sealtune.rank("smollm2-135m-instruct", rows, safe_rows, max_length=512, rank={"num_train_epochs": 2})
     selection = sealtune.select(scores, keep_ratio=0.8)
-    model, tokenizer = sealtune.tune("smollm2-135m-instruct", rows, keep=selection.kept)
+    model, tokenizer = sealtune.tune("smollm2-135m-instruct", rows, keep=selection.kept, safe=safe_rows)
     table = sealtune.evaluate(model, tokenizer, prompts)
+    repaired = sealtune.repair(peft_model, safe_rows, rows)  # an adapter that was tuned anywhere, in place
 
 Rows are a list of dicts in any format that the commands read, the path of a file, or the id of a hub data set. Progress
 goes to the logger ``sealtune``; nothing is printed unless logging is configured.

@@ -19,6 +19,16 @@ def test_throughput_compares_variants(tmp_path, tiny_folder):
         assert all(0 <= value < 1 for value in report[share].values())
 
 
+def test_guarded_tuning_is_compared_with_plain_tuning(tmp_path, tiny_folder):
+    data, safe = write_jsonl(tmp_path / "c.jsonl", made_rows(20, 1)), write_jsonl(tmp_path / "s.jsonl", made_rows(9, 2))
+    words = ["--model", tiny_folder, "--data", data, "--safe", safe, "--steps", 2, "--batch", 4]
+    report = report_of("cost/throughput.py", tmp_path, *words, "--variants", "tuner", "guard")
+    assert report["speed_over_tuner"]["guard"] < 1  # the tokens of the task alone count
+    assert report["memory_over_tuner"]["guard"] < 2
+    tokens = {v: report["tokens_over_seconds"][v] for v in ("tuner", "guard")}
+    assert tokens["guard"] < tokens["tuner"]
+
+
 def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):
     words = ["--tiny", "--steps", 1, "--rows", 40, "--max-length", 32, "--median-length", 16, "--batch", 4, "--profile"]
     report = report_of("cost/gpu.py", tmp_path, *words, "--checkpointing", 1)

@@ -17,9 +17,8 @@ from sealtune.evaluation.likelihood import (
     with_default,
 )
 from sealtune.evaluation.likelihood_table import Measured, PairMargin, PromptDivergence, tabulate, threshold_values
-from sealtune.models.openings import Openings
 
-OPENINGS = Openings(((20, 21), (22,)), ((23,), (24, 25)))
+OPENINGS = ((20, 21), (22,))
 
 
 def asked(kind, n=1):
@@ -43,7 +42,7 @@ def test_longer_prompts_are_counted():
     assert dropped == 1
 
 
-def test_log_probabilities_of_both_kinds_and_their_difference():
+def test_the_log_probability_of_a_refusal_and_its_log_odds():
     model = tiny_model()
     prompt = EncodedPrompt(asked("harmful")[0], [5, 6, 7])
     (found,) = measure_prompts(model, "base", [prompt], OPENINGS, 4, lambda *call: None)
@@ -51,12 +50,13 @@ def test_log_probabilities_of_both_kinds_and_their_difference():
         first = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False).logits[0, -1].softmax(0)
         after = model(input_ids=torch.tensor([[5, 6, 7, 20]]), use_cache=False).logits[0, -1].softmax(0)
     assert math.exp(found.refusal_log_prob) == pytest.approx(float(first[20] * after[21] + first[22]), rel=1e-4)
-    assert found.log_odds == pytest.approx(found.refusal_log_prob - found.compliance_log_prob, abs=1e-5)
+    p = math.exp(found.refusal_log_prob)
+    assert found.log_odds == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
 
 
 def test_a_log_probability_that_is_not_finite_is_an_error(monkeypatch):
-    nan = torch.full((1, 4), float("nan"))
-    monkeypatch.setattr("sealtune.evaluation.likelihood.opening_log_probs", lambda *args: nan)
+    nan = torch.full((1,), float("nan"))
+    monkeypatch.setattr("sealtune.evaluation.likelihood.refusal_log_probs", lambda *args: nan)
     prompt = EncodedPrompt(asked("harmful")[0], [5, 6, 7])
     with pytest.raises(RunError, match=r"log-probabilities of tuned are not finite on the prompts harmful-0"):
         measure_prompts(tiny_model(), "tuned", [prompt], OPENINGS, 4, lambda *call: None)
@@ -66,7 +66,7 @@ def measured(name, shift, n=40, pairs=False):
     rng = np.random.default_rng(0)
     odds = {"harmful": rng.normal(1, 1, n) + shift, "harmless": rng.normal(-1, 1, n)}
     prompts = [
-        PromptLikelihood(f"{kind}-{i}", name, f"set-{i % 2}", kind, float(value), -1.0, -2.0)
+        PromptLikelihood(f"{kind}-{i}", name, f"set-{i % 2}", kind, float(value), -1.0)
         for kind, values in odds.items()
         for i, value in enumerate(values)
     ]

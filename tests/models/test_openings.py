@@ -20,12 +20,11 @@ from sealtune.core.types import Message, Sample
 from sealtune.data.encode import encode, encode_prompt
 from sealtune.models import openings as module
 from sealtune.models.openings import (
-    COMPLIANCES,
     REFUSALS,
-    Openings,
     encode_openings,
+    log_odds,
     opening_log_probs,
-    refusal_log_odds,
+    refusal_log_probs,
 )
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15], [16, 17, 18, 19]]
@@ -126,14 +125,20 @@ def test_prompts_and_openings_need_tokens():
         opening_log_probs(tiny_model(), [[]], OPENINGS)
 
 
-def test_log_odds_compare_the_probabilities_of_both_kinds():
-    log_probs = torch.tensor([[0.1, 0.2, 0.05, 0.05]]).log()
-    found = refusal_log_odds(log_probs, Openings(((1,), (2,)), ((3,), (4,))))
-    torch.testing.assert_close(found, torch.tensor([math.log(3)]))
+def test_the_probabilities_of_openings_add_up():
+    model = tiny_model()
+    each = opening_log_probs(model, PROMPTS, OPENINGS)
+    torch.testing.assert_close(refusal_log_probs(model, PROMPTS, OPENINGS).exp(), each.exp().sum(1))
 
 
-def test_sixteen_openings_of_each_kind_with_both_apostrophes():
-    assert len(set(REFUSALS)) == len(set(COMPLIANCES)) == 16
+def test_log_odds_compare_a_probability_with_the_rest():
+    found = log_odds(torch.tensor([0.75, 0.5, 1e-9]).log())
+    torch.testing.assert_close(found, torch.tensor([math.log(3), 0.0, math.log(1e-9)]))
+    assert log_odds(torch.tensor([1e-4])).isfinite().all()  # rounded up above 1
+
+
+def test_sixteen_openings_with_both_apostrophes():
+    assert len(set(REFUSALS)) == 16
     straight = {text for text in REFUSALS if "'" in text}
     assert {text.replace("'", "\u2019") for text in straight} <= set(REFUSALS)
 
@@ -152,30 +157,23 @@ TOKENIZERS = [
 def test_openings_are_the_first_tokens_of_answers(make):
     tokenizer = make()
     found = encode_openings(tokenizer, max_tokens=3)
-    for text, kind in [("I can't do that.", found.refusals), ("The end", found.compliances)]:
+    for text in ("I can't do that.", "Sorry, no"):
         sample = Sample("a", (Message("user", "Why?"), Message("assistant", text)), "made", {})
         encoded, _ = encode([sample], tokenizer, 1000)
         prompt = encode_prompt(tokenizer, "Why?", opened=True)
         tokens = encoded.tokens.tolist()
         assert tokens[: len(prompt)] == prompt
         answer = tuple(tokens[len(prompt) :])
-        assert any(answer[: len(opening)] == opening for opening in kind)
+        assert any(answer[: len(opening)] == opening for opening in found)
 
 
-def test_no_opening_begins_with_another_of_its_kind():
-    found = encode_openings(chatml_tokenizer(), ["I can", "I cannot", "I can", "No "], ["Yes", "Yes, sure"], 20)
-    for kind in found:
-        assert not [(a, b) for a in kind for b in kind if a != b and a[: len(b)] == b]
-    assert len(found.refusals) == 2
-    assert len(found.compliances) == 1
-    assert chatml_tokenizer().decode(found.refusals[1]) == "No"
-
-
-def test_an_opening_of_both_kinds_is_an_error():
-    with pytest.raises(UserError, match="'Well' is given both for refusing and for complying"):
-        encode_openings(chatml_tokenizer(), ["Well", "No"], ["Yes", "Well"])
+def test_no_opening_begins_with_another():
+    found = encode_openings(chatml_tokenizer(), ["I can", "I cannot", "I can", "No "], 20)
+    assert not [(a, b) for a in found for b in found if a != b and a[: len(b)] == b]
+    assert len(found) == 2
+    assert chatml_tokenizer().decode(found[1]) == "No"
 
 
 def test_no_opening_left_is_an_error():
     with pytest.raises(UserError, match="cannot express"):
-        encode_openings(chatml_tokenizer(), ["No"], ["  "])
+        encode_openings(chatml_tokenizer(), ["  "])

@@ -54,12 +54,9 @@ def test_a_run_without_prompts_is_measured_on_those_that_are_shipped(tuned):
     assert next(r["difference"] for r in rows if r["model"] == "tuned")["n"] == 200
     per_prompt = read("out/evaluate/likelihood.jsonl")
     assert len(per_prompt) == 2 * 200
-    assert per_prompt[0].keys() == {
-        *("id", "model", "set", "kind", "log_odds", "refusal_log_prob", "compliance_log_prob")
-    }
+    assert per_prompt[0].keys() == {*("id", "model", "set", "kind", "log_odds", "refusal_log_prob")}
     openings = json.loads(Path("out/evaluate/openings.json").read_text())
     assert "I'm sorry" in openings["refusals"]
-    assert "Sure" in openings["compliances"]
     assert len(openings["thresholds"]) == 2
     run_stage(job, "report")
     page = Path("out/report.html").read_text()
@@ -152,11 +149,11 @@ def test_openings_are_taken_from_the_answers_of_the_start_model_and_of_the_safe_
     def known(own):
         config = build_config(tuned)
         config.evaluate.own_openings = own  # a comparison turns it off: not all of its runs ask the start model
-        answers = [Response("a", "base", "s", "harmful", "p", "That is not on.", 4, True)] * 3
+        answers = [Response("a", "base", "s", "harmful", "p", "That is not on, I cannot help.", 4, True)] * 3
         return Likelihood(Run(config), {}, lambda: answers).texts
 
-    assert "That is" in known(True).compliances
-    assert "That is" not in known(False).compliances
-    safe = [{"prompt": "p", "response": "Quite so, I think."}] * 3
+    assert "That is" in known(True)
+    assert "That is" not in known(False)
+    safe = [{"prompt": "p", "response": "Quite so, I cannot help."}] * 3
     write_jsonl(Path("safe.jsonl"), [{"id": str(i), **row} for i, row in enumerate(safe)])
-    assert "Quite so," in known(False).compliances
+    assert "Quite so," in known(False)

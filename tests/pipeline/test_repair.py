@@ -17,7 +17,8 @@ from sealtune.core.errors import UserError
 from sealtune.models.load import load_model, load_tokenizer
 from sealtune.pipeline.repair import describe, repair, table
 from sealtune.tuning import repair as method
-from sealtune.tuning.repair import KeptTask, Repaired, lora_layers, scaled_by
+from sealtune.tuning.guard import Guard
+from sealtune.tuning.repair import KeptTask, Repaired, RepairSettings, lora_layers, scaled_by
 from tuning.test_train import run_to_tune
 
 HARMFUL = [f"red or blue {i}" for i in range(12)]
@@ -65,7 +66,7 @@ def test_what_is_written_is_the_repaired_adapter_on_the_same_base(unsafe):
     PeftModel.from_pretrained(load_model(build_config(unsafe)), "repaired/adapter")
     card = Path("repaired/adapter/README.md").read_text()
     assert "trained for" in card
-    assert "| discrimination |" in card
+    assert "| J, probability" in card
 
 
 def test_from_python(unsafe):
@@ -78,6 +79,18 @@ def test_from_python(unsafe):
     given = sealtune.repair(model, "safe.jsonl", tokenizer=load_tokenizer(config), max_length=64)
     assert given.steps == 0  # it is safe now
     assert given.scale == 1.0
+
+
+def test_a_learned_task_does_not_count_as_unsafe(unsafe, monkeypatch):
+    """Whoever has learned a task answers harmless prompts in another way than the start model."""
+    limits = []
+    monkeypatch.setattr(Guard, "is_satisfied", lambda self, record: limits.append(dict(self.limits)))
+    rows = [{"prompt": p, "response": "the lazy dog jumps", "unsafe": 0} for p in HARMLESS]
+    write_jsonl(Path("candidates.jsonl"), rows)
+    run_to_tune(unsafe, select={"keep_ratio": 1.0}, output_dir="task", tune=TUNE | {"max_steps": 30})
+    done = repair(Path("task/tune"), build_config(unsafe))
+    assert done.tuned["help"] > 0.1
+    assert limits[-1] == {"refuse": 0.02, "help": pytest.approx(0.02 + done.tuned["help"])}
 
 
 def test_without_rows_of_the_task_steps_are_taken_on_the_safe_set_alone(unsafe):
@@ -143,13 +156,54 @@ def test_the_divergence_of_the_task_is_zero_until_the_adapter_changes(project):
 
     config = build_config(project)
     model = with_random_lora(load_model(config), 0)
-    predictor = Predictor(model, None, load_tokenizer(config))
+    predictor = Predictor(model, load_tokenizer(config))
     kept = KeptTask(random_rows(5), predictor, size=2)
     assert kept.mean() == pytest.approx(0, abs=1e-6)
     with scaled_by(lora_layers(model), 0.3):
         assert kept.mean() > 1e-4
         assert kept.loss(4).item() > 1e-5
     assert KeptTask(random_rows(5).take([]), predictor, size=2).mean() == 0
+
+
+# -- by steps ----------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A guard whose measurements are given: whether they are safe, and what the task has lost by then."""
+
+    def __init__(self, weight, records):
+        self.weight, self.records, self.history = weight, iter(records), []
+
+    def loss(self, step):
+        return self.weight.sum(), None
+
+    def watch(self, step):
+        safe, self.cost = next(self.records)
+        self.history.append({"step": float(step), "safe": safe})
+
+    def is_satisfied(self, record):
+        return record["safe"]
+
+    def mean(self):
+        return self.cost
+
+
+@pytest.mark.parametrize(
+    ("records", "taken", "kept_step"),
+    [
+        ([(False, 0.01), (True, 0.02), (True, 0.01)], 2, 2),  # safe and cheap: no more steps
+        ([(True, 0.09), (True, 0.05), (False, 0.04), (True, 0.06)], 4, 2),  # safe at the least cost
+        ([(False, 0.01)] * 4, 4, 4),  # never safe: as far as it got
+    ],
+)
+def test_the_step_is_kept_that_is_safe_at_the_least_cost(records, taken, kept_step):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    guard = Watched(weight, records)
+    kept = type("Kept", (), {"loss": lambda *_: 0.0, "mean": lambda _: guard.mean()})()
+    settings = RepairSettings(steps=4, watch_every=1, learning_rate=0.1)
+    step, record = method._descend([weight], guard, kept, settings, lambda *_: None)
+    assert (len(guard.history), step, record["step"]) == (taken, kept_step, kept_step)
+    assert weight.item() == pytest.approx(-0.1 * kept_step, rel=1e-3)  # AdamW takes steps of its rate here
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

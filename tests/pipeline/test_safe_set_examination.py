@@ -9,7 +9,7 @@ from helpers.rows import made_rows, write_jsonl
 from sealtune.core.config import Config
 from sealtune.data.encode import encode_prompt
 from sealtune.models.load import load_model
-from sealtune.models.openings import encode_openings, opening_log_probs, refusal_log_odds
+from sealtune.models.openings import encode_openings, refusal_log_probs
 from sealtune.pipeline import safe_set_examination
 from sealtune.pipeline.check import check
 from sealtune.pipeline.inputs import RunInputs
@@ -31,22 +31,21 @@ def named(findings):
     return {finding.name: finding for finding in findings}
 
 
-def log_odds(inputs, prompts):
-    """The refusal log-odds of prompts, each asked alone."""
+def refusal(inputs, prompts):
+    """The log-probability of refusing prompts, each asked alone."""
     model, tokenizer = load_model(inputs.config), inputs.load_tokenizer()
     openings = encode_openings(tokenizer)
     asked = [encode_prompt(tokenizer, prompt, opened=True) for prompt in prompts]
-    found = [opening_log_probs(model, [tokens], [*openings.refusals, *openings.compliances]) for tokens in asked]
-    return torch.cat([refusal_log_odds(row, openings) for row in found])
+    return torch.cat([refusal_log_probs(model, [tokens], openings) for tokens in asked])
 
 
 def test_the_start_model_is_asked_both_halves(inputs, monkeypatch):
-    odds = log_odds(inputs, PROMPTS)
-    middle = odds.sort().values[4:6].mean()  # a random model would refuse none or all of them
-    monkeypatch.setattr(safe_set_examination, "refusal_log_odds", lambda *given: refusal_log_odds(*given) - middle)
+    found = refusal(inputs, PROMPTS).exp()
+    middle = found.sort().values[4:6].mean()  # a random model would refuse none or all of them
+    monkeypatch.setattr(safe_set_examination, "LIKELY", float(middle))
     safe = inputs.load_safe()
+    refused = found > middle
     found = ask_start_model(inputs, split(safe.rows.samples), safe.encoded)
-    refused = odds > middle
     assert found == (6, refused[::2].sum(), 6, refused[1::2].sum())
     assert found.refusing_refused + found.helping_refused == 7
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -46,9 +47,19 @@ def hostile_view():
         kept=frozenset("z"),
         drops=[Drop(ATTACK, ATTACK, ATTACK, ATTACK, {})],
         evaluation=[
-            row | {"judge": ATTACK, "title": ATTACK}
-            for row in tabulate([Verdict(ATTACK, ATTACK, ATTACK, "harmful", "refusal", ATTACK, True)])
+            row | {"judge": ATTACK, "title": ATTACK} | source
+            for model, source in ((ATTACK, {}), (f"{ATTACK} 2", {"source": ATTACK}))
+            for row in tabulate([Verdict(ATTACK, model, ATTACK, "harmful", "refusal", ATTACK, True)])
         ],
+        guard={
+            "mode": ATTACK,
+            "tolerance": ATTACK,
+            "history": [{"step": 0.0, "refuse": 0.1, ATTACK: 1.0}, {"step": 1.0, "refuse": 0.2}],
+            "kept_step": ATTACK,
+            "steps": ATTACK,
+        },
+        safe_set=[{"name": ATTACK, "severity": "warning", "fact": ATTACK, "advice": ATTACK}],
+        beside=[{"name": f"{ATTACK} 2", "source": ATTACK, "notes": [ATTACK]}],
         responses=[Response(ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, ATTACK, 1, False)],
         verdicts=[Verdict(ATTACK, ATTACK, ATTACK, "harmful", ATTACK, ATTACK, True)],
         labels={ATTACK: 1, "z": 0},
@@ -86,6 +97,28 @@ def test_the_page_makes_no_request(view, name):
     policy = next(v for _, _, v in page.attributes if v and v.startswith("default-src"))
     assert "default-src 'none'" in policy and "script-src 'sha256-" in policy and "http" not in policy
     assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
+
+
+def test_figures_of_other_runs_are_marked_with_their_source(view):
+    other = [row | {"model": "plain", "source": "runs/plain"} for row in view.evaluation if row["model"] == "tuned"]
+    beside = [{"name": "plain", "source": "runs/plain", "notes": ["left out: a, b"]}]
+    text = render(replace(view, evaluation=[*view.evaluation, *other], beside=beside))
+    assert 'plain<br><span class="interval">runs/plain</span></th>' in text
+    assert "<b>plain</b> is another run; its figures come from <b>runs/plain</b>; left out: a, b." in text
+
+
+def test_warnings_about_the_safe_set_come_first(view):
+    found = [("fine", "enough rows", "nothing"), ("advice", "few twins", "add"), ("warning", "no helping half", "add")]
+    findings = [{"name": "x", "severity": s, "fact": fact, "advice": advice} for s, fact, advice in found]
+    text = render(replace(view, safe_set=findings))
+    places = [text.index(f"{fact}{end}") for fact, end in (("no helping half", "; add"), ("few twins", "; add"))]
+    assert places == sorted(places) and text.index("<li>enough rows</li>") > places[-1]
+    assert 'href="#safe-set"' in text and 'id="safe-set"' not in render(view)
+
+
+def test_the_evaluation_is_the_first_table_of_the_page(view):
+    text = render(view)
+    assert text.index('id="evaluation"') < text.index("<table>") < text.index('id="scores"')
 
 
 def test_plotly_is_included_once(view):

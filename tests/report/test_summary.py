@@ -49,7 +49,7 @@ def test_discrimination_and_j_are_the_first_measures():
             "cost": {},
         }
     )
-    assert list(table.columns[0].cells)[1:-1] == [
+    assert list(table.columns[0].cells)[:-2] == [
         "discrimination, all prompts",
         "J, all prompts",
         "loss on held-out rows",
@@ -57,3 +57,42 @@ def test_discrimination_and_j_are_the_first_measures():
         "refusal log-odds, harmless prompts",
         "pair margin",
     ]
+
+
+def results(**changes):
+    empty = {"estimated_unsafe": None, "borderline_rows": None}
+    return {"rows": {"ranked": 1}, "ranking": None, "uncertainty": empty, "evaluation": [], "cost": {}} | changes
+
+
+def shown(**changes):
+    screen = Console(file=io.StringIO(), width=400)
+    screen.print(short_table(results(**changes)))
+    return screen.file.getvalue()
+
+
+J = {"measure": "J", "title": "J", "unit": "share", "kind": "all", "set": "all", "judge": "", "n": 9}
+
+
+def test_the_difference_to_the_start_model_stands_below_the_value():
+    change = {"value": -0.05, "low": -0.11, "high": 0.02}
+    row = J | {"model": "tuned", "value": 0.75, "low": 0.7, "high": 0.8, "difference": change}
+    text = shown(evaluation=[row])
+    assert "75% (70% to 80%)" in text and "change -5% (-11% to +2%)" in text
+
+
+def test_another_run_has_a_column_and_its_source_and_notes_below():
+    rows = [J | {"model": f"plain{HOSTILE}", "source": "x", "value": 0.25, "low": None, "high": 0.5}]
+    other = {"name": f"plain{HOSTILE}", "source": f"runs/plain{HOSTILE}", "rows": rows, "notes": [f"[b]{HOSTILE}"]}
+    text = shown(evaluation=[J | {"model": "base", "value": 0.5, "low": None, "high": None}], beside=[other])
+    assert is_harmless(text)
+    words = " ".join(text.split())
+    assert "* plain" in words and ": from runs/plain" in words and "; [b]" in words
+    (line,) = (line for line in text.splitlines() if "J, all prompts" in line)
+    assert line.index("50%") < line.index("25%")
+
+
+def test_the_guard_says_which_step_was_kept():
+    guard = {"mode": "auto", "history": [{"step": 0.0}, {"step": 24.0}], "kept_step": 20, "steps": 24.0}
+    assert "auto, step 20 of 24 kept" in shown(guard=guard)
+    assert "off: the safe set was not in force" in shown(guard={"mode": "off", "history": []})
+    assert "guard" not in shown(guard=None)

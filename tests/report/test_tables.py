@@ -78,6 +78,21 @@ def test_the_table_leads_with_discrimination_and_j(view):
     assert len(rows) == 4 + len(tables.evaluation_rows(view))
 
 
+def test_the_held_out_loss_follows_j_and_the_loss_on_the_safe_set_does_not_lead(view):
+    more = [
+        measured("loss", "nats", "base", 1.0, "", "held_out"),
+        measured("refusal_rate", "share", "base", 0.8, "harmful"),
+        measured("J", "share", "base", 0.8),
+    ]
+    rows = tables.evaluation_rows(replace(view, evaluation=[*view.evaluation, *more]))
+    assert [(row["measure"], row["set"]) for row in rows[:3]] == [
+        ("J", "all"),
+        ("loss", "held_out"),
+        ("refusal_rate", "all"),
+    ]
+    assert ("loss", "safe") in [(row["measure"], row["set"]) for row in rows[3:]]
+
+
 def test_the_place_of_a_measure_is_its_kind_and_set():
     places = [("harmful", "all"), ("harmless", "xstest"), ("", "held_out"), ("task", "gsm8k")]
     shown = [tables.where({"kind": kind, "set": name}) for kind, name in places]

@@ -37,6 +37,11 @@ def test_discrimination_and_j_lead_the_evaluation_and_higher_is_better(view):
     assert (better["J"], better["Over-refusal"]) == ("higher is better", "lower is better")
 
 
+def test_figures_of_other_runs_are_not_on_the_tiles(view):
+    other = [row | {"model": "plain", "source": "runs/plain"} for row in view.evaluation if row["model"] == "tuned"]
+    assert headline_tiles(replace(view, evaluation=[*view.evaluation, *other])) == headline_tiles(view)
+
+
 def test_detection_figures_are_the_metrics(view):
     score = view.scores.score
     unsafe = np.array([view.labels[i] for i in view.scores.ids])

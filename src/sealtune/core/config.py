@@ -389,6 +389,19 @@ class ReportConfig(Block):
 
     rows_shown: int = Field(20, ge=1, description="number of rows in each list of examples")
     title: str = "sealtune report"
+    beside: dict[str, str] = Field(
+        default_factory=dict,
+        description="other runs whose evaluation is shown beside this one's: their names in tables, and their folders "
+        "or results.json",
+    )
+
+    @field_validator("beside")
+    @classmethod
+    def _check_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not name.strip() or name in ("base", "tuned"):
+                raise ValueError(f"{name!r} cannot be the name of another run; choose one that says what it did")
+        return value
 
 
 class Config(Block):

@@ -89,9 +89,11 @@ def count_shared_prompts(prompts: Iterable[str], others: Iterable[str]) -> Share
     for i, sketch in enumerate(_sketch(map(_prompt_shingles, own))):
         index.insert(i, sketch)
     near: set[int] = set()
+    wanted = {" ".join(words) for words in own}
     texts: set[str] = set()
     for n, words in enumerate(map(_words, others)):
-        texts.add(" ".join(words))
+        if (text := " ".join(words)) in wanted:
+            texts.add(text)
         if n < MAX_COMPARED and words:
             near.update(index.query(next(_sketch([_prompt_shingles(words)]))))
     exact = {i for i, words in enumerate(own) if " ".join(words) in texts}

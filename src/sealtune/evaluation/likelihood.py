@@ -15,7 +15,7 @@ from sealtune.core.console import Advance
 from sealtune.core.errors import RunError
 from sealtune.core.types import Prompt
 from sealtune.data.encode import encode_prompt
-from sealtune.models.openings import Openings, opening_log_probs, refusal_log_odds
+from sealtune.models.openings import TokenIds, log_odds, refusal_log_probs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,16 +25,15 @@ DEFAULT_SET = "default"
 
 @dataclass(frozen=True, slots=True)
 class PromptLikelihood:
-    """How likely a model is to refuse a prompt, and to comply with it.
+    """How likely a model is to refuse a prompt.
 
     Attributes:
         id: Id of the prompt.
         model: ``base`` or ``tuned``.
         set: Name of the prompt set.
         kind: ``harmful`` or ``harmless``.
-        log_odds: ``refusal_log_prob`` - ``compliance_log_prob``.
-        refusal_log_prob: Log-probability, in nats, that the answer opens with one of the refusals.
-        compliance_log_prob: The same for the compliances.
+        log_odds: log p - log(1 - p), in nats, of the probability p that the answer opens with one of the refusals.
+        refusal_log_prob: log p.
     """
 
     id: str
@@ -43,7 +42,6 @@ class PromptLikelihood:
     kind: str
     log_odds: float
     refusal_log_prob: float
-    compliance_log_prob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def measure_prompts(
     model: PreTrainedModel,
     name: str,
     prompts: Sequence[EncodedPrompt],
-    openings: Openings,
+    openings: Sequence[TokenIds],
     batch_size: int,
     advance: Advance,
 ) -> list[PromptLikelihood]:
@@ -90,14 +88,11 @@ def measure_prompts(
     Raises:
         RunError: a log-probability is NaN or infinite.
     """
-    both = [*openings.refusals, *openings.compliances]
-    log_probs = opening_log_probs(model, [p.tokens for p in prompts], both, batch_size, advance)
+    log_probs = refusal_log_probs(model, [p.tokens for p in prompts], openings, batch_size, advance)
     if not log_probs.isfinite().all():
-        bad = [p.prompt.id for p, row in zip(prompts, log_probs, strict=True) if not row.isfinite().all()][:5]
+        bad = [p.prompt.id for p, found in zip(prompts, log_probs, strict=True) if not found.isfinite()][:5]
         raise RunError(f"evaluate: log-probabilities of {name} are not finite on the prompts {', '.join(bad)}")
-    odds = refusal_log_odds(log_probs, openings)
-    sides = log_probs.tensor_split([len(openings.refusals)], 1)
-    columns = torch.stack([odds, *(side.logsumexp(1) for side in sides)], 1).tolist()
+    columns = torch.stack([log_odds(log_probs), log_probs], 1).tolist()
     return [
         PromptLikelihood(p.prompt.id, name, p.prompt.set, p.prompt.kind, *values)
         for p, values in zip(prompts, columns, strict=True)

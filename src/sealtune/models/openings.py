@@ -1,10 +1,14 @@
-"""How likely a model is to open its answer by refusing, and by complying: no answer is generated for it."""
+"""How likely a model is to open its answer by refusing: no answer is generated for it.
+
+The openings exclude each other, so the sum of their probabilities is the probability of a refusal that opens with one
+of them. Openings that comply are not listed: they are too many, and differ too much between tasks and models.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,26 +52,6 @@ REFUSALS: tuple[str, ...] = (
 )
 """Openings of answers that refuse."""
 
-COMPLIANCES: tuple[str, ...] = (
-    "Sure",
-    "Certainly",
-    "Of course",
-    "Absolutely",
-    "Yes",
-    "Here",
-    "To",
-    "First",
-    "Step",
-    "1.",
-    "The",
-    "There are",
-    "Title",
-    "**",
-    "###",
-    "```",
-)
-"""Openings of answers that comply."""
-
 CHECKED = 8
 """Openings whose log-probabilities are computed in both ways for one prompt."""
 
@@ -75,40 +59,25 @@ _takes_trees: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """Whether a model computes the same from a tree as from separate rows."""
 
 
-class Openings(NamedTuple):
-    """Token ids of the openings of both kinds; within a kind, none begins with another."""
-
-    refusals: tuple[TokenIds, ...]
-    compliances: tuple[TokenIds, ...]
-
-
 def encode_openings(
-    tokenizer: PreTrainedTokenizerBase,
-    refusals: Sequence[str] = REFUSALS,
-    compliances: Sequence[str] = COMPLIANCES,
-    max_tokens: int = 8,
-) -> Openings:
+    tokenizer: PreTrainedTokenizerBase, refusals: Sequence[str] = REFUSALS, max_tokens: int = 8
+) -> tuple[TokenIds, ...]:
     """The token ids with which answers open, as the tokenizer splits them after a prompt.
 
-    An opening that begins with another one of its kind is left out: its probability is part of the other's. So is an
-    opening that the tokenizer cannot express. Spaces at the end are removed: tokens contain the space before a word.
+    An opening that begins with another one is left out: its probability is part of the other's. So is an opening that
+    the tokenizer cannot express. Spaces at the end are removed: tokens contain the space before a word.
 
     Args:
         tokenizer: One with a chat template.
         refusals: Openings that refuse.
-        compliances: Openings that comply.
         max_tokens: Longer openings are cut off after this many tokens.
 
     Raises:
-        UserError: Nothing is left of one kind, or an opening is of both kinds.
+        UserError: Nothing is left.
     """
-    encoded = [[_encode(tokenizer, text.rstrip(), max_tokens) for text in kind] for kind in (refusals, compliances)]
-    found = Openings(*map(_without_longer, encoded))
-    if not all(found):
-        raise UserError("the tokenizer cannot express the openings of answers that refuse or comply")
-    if both := set(found.refusals) & set(found.compliances):
-        text = tokenizer.decode(list(min(both)))
-        raise UserError(f"the opening {excerpt(text, 60)!r} is given both for refusing and for complying; remove one")
+    found = _without_longer(_encode(tokenizer, text.rstrip(), max_tokens) for text in refusals)
+    if not found:
+        raise UserError("the tokenizer cannot express the openings of answers that refuse")
     return found
 
 
@@ -154,15 +123,21 @@ def opening_log_probs(
     return found
 
 
-def refusal_log_odds(log_probs: Tensor, openings: Openings) -> Tensor:
-    """log p(some refusal) - log p(some compliance), (P,), in nats.
+def refusal_log_probs(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    openings: Sequence[Sequence[int]],
+    batch_size: int = 16,
+    advance: Advance | None = None,
+) -> Tensor:
+    """log p(some opening | prompt), (P,), in nats; see ``opening_log_probs``."""
+    return opening_log_probs(model, prompts, openings, batch_size, advance).logsumexp(1)
 
-    Args:
-        log_probs: Log-probabilities (P, K) of the refusals, followed by those of the compliances.
-        openings: The K openings.
-    """
-    count = len(openings.refusals)
-    return log_probs[:, :count].logsumexp(1) - log_probs[:, count:].logsumexp(1)
+
+def log_odds(log_probs: Tensor) -> Tensor:
+    """log p - log(1 - p), in nats, of log-probabilities; those that rounding lifts to 0 count as almost 0."""
+    below = log_probs.double().clamp(max=-1e-6)
+    return (below - torch.log(-torch.expm1(below))).to(log_probs.dtype)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> TokenIds:

@@ -24,6 +24,7 @@ from sealtune.evaluation.comparison import MethodResult
 from sealtune.evaluation.judges import load_judge
 from sealtune.evaluation.judging import require_answers
 from sealtune.models.check import check_models
+from sealtune.pipeline import beside
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
 from sealtune.pipeline.runner import adopt_stage, run_stage
@@ -85,6 +86,7 @@ def check(config: Config) -> None:
         raise UserError("compare: start it without a launcher; its runs follow each other in one process")
     if isinstance(config.resume_from_checkpoint, str):
         raise UserError("resume_from_checkpoint: use true for a comparison; each of its runs has its own checkpoints")
+    beside.check(config)
     check_models(config, ranks=True, tunes=True)
     settings = config.compare
     for method in (*settings.methods, settings.reference):

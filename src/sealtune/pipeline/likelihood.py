@@ -23,12 +23,11 @@ from sealtune.pipeline.stored_answers import StoredRecords
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sealtune.evaluation.answer_openings import Texts
     from sealtune.evaluation.kl import Reference
     from sealtune.evaluation.likelihood import EncodedPrompt, PromptLikelihood
     from sealtune.evaluation.likelihood_table import Measured, PairMargin, PromptDivergence
     from sealtune.evaluation.pairs import EncodedPairs
-    from sealtune.models.openings import Openings
+    from sealtune.models.openings import TokenIds
     from sealtune.pipeline.run import Run
 
 logger = logging.getLogger(__name__)
@@ -100,8 +99,8 @@ class Likelihood:
         models = {name: found for name in self.names if (found := self._read(name)) is not None}
         records = [dataclasses.asdict(record) for found in models.values() for record in found.prompts]
         self.run.folder.write_jsonl(FILES[0], records)
-        about = {"thresholds": threshold_values(models)} if models else {}
-        self.run.folder.write_json(FILES[1], self.texts._asdict() | about if models else {})
+        about = {"refusals": self.texts, "thresholds": threshold_values(models)} if models else {}
+        self.run.folder.write_json(FILES[1], about)
         rows = tabulate(models)
         return rows if self.run.config.evaluate.base else [row for row in rows if row["model"] != "base"]
 
@@ -131,7 +130,7 @@ class Likelihood:
         return [e for e in self.prompts if e.prompt.kind == "harmful"][:MAX_DIVERGENCES]
 
     @cached_property
-    def texts(self) -> Texts:
+    def texts(self) -> tuple[str, ...]:
         """The openings, the same ones for both models."""
         from sealtune.evaluation.answer_openings import openings_of
 
@@ -143,11 +142,11 @@ class Likelihood:
         yield from (sample.response for sample in islice(self.run.inputs.load_safe().rows.samples, MAX_ANSWERS))
 
     @cached_property
-    def openings(self) -> Openings:
+    def openings(self) -> tuple[TokenIds, ...]:
         """Their tokens."""
         from sealtune.models.openings import encode_openings
 
-        return encode_openings(self.run.inputs.load_tokenizer(), *self.texts)
+        return encode_openings(self.run.inputs.load_tokenizer(), self.texts)
 
     @cached_property
     def pairs(self) -> EncodedPairs | None:

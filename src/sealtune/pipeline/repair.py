@@ -41,12 +41,12 @@ tags:
 |---|---|---|---|
 {table}
 
-Discrimination is the AUROC of the log-odds of refusal, harmful against harmless prompts. The distances are nats per
+The distances are nats per
 response token; below 0 the safe answers became likelier than in the start model.
 """
 
 MEASURES = {
-    "discrimination": "discrimination",
+    "J": "J, probability of refusing harmful prompts minus harmless ones",
     "refuse": "distance, safe answers that refuse",
     "help": "distance, safe answers that help",
     "task_divergence": "KL to the adapter as it was, on rows of the task",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sealtune.core.errors import UserError
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Drop, Labels, Response, Scores, Verdict
 from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
-from sealtune.pipeline.manifest import Manifest
+from sealtune.pipeline import validate
+from sealtune.pipeline.beside import beside
+from sealtune.pipeline.manifest import Manifest, StageEntry
+from sealtune.pipeline.safe_set_examination import examine_safe_set
+from sealtune.pipeline.safe_set_findings import Finding
 from sealtune.ranking import selection
 from sealtune.report.view import ReportView
 
 if TYPE_CHECKING:
     from sealtune.pipeline.folder import RunFolder
+    from sealtune.pipeline.inputs import RunInputs
     from sealtune.pipeline.run import Run
 
 
@@ -50,11 +57,14 @@ def _read_drops(folder: RunFolder) -> list[Drop]:
 
 
 def collect(run: Run, findings: Findings) -> dict[str, Any]:
-    """results.json: counts of rows, quality of the ranking if rows are labelled, the evaluation table, and the cost."""
+    """results.json: counts of rows, quality of the ranking if rows are labelled, what the safe set has and lacks, what
+    the guard did, the evaluation table, the figures of other runs beside it, and the cost.
+    """
     stages, scores, kept = findings.manifest.stages, findings.scores, findings.kept
     rows = {"ranked": len(scores), "unusable": len(findings.drops)}
     if kept is not None:
         rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
+    evaluation = run.folder.read_json("evaluate/results.json") if "evaluate" in stages else []
     return {
         "model": run.config.model_name_or_path,
         "method": run.config.rank.method,
@@ -62,7 +72,10 @@ def collect(run: Run, findings: Findings) -> dict[str, Any]:
         "rows": rows,
         "ranking": ranking_quality(scores, run.inputs.load_labels(), kept),
         "uncertainty": uncertainty(scores, kept),
-        "evaluation": run.folder.read_json("evaluate/results.json") if "evaluate" in stages else [],
+        "safe_set": safe_set(run.inputs),
+        "guard": guard(run.folder, stages["tune"]) if "tune" in stages else None,
+        "evaluation": evaluation,
+        "beside": beside(run.config, evaluation),
         "cost": {
             name: {"seconds": e.seconds, "tokens": e.tokens, "peak_memory_bytes": e.peak_memory_bytes}
             for name, e in stages.items()
@@ -102,6 +115,44 @@ def uncertainty(scores: Scores, kept: Collection[str] | None) -> dict[str, Any]:
     }
 
 
+def safe_set(inputs: RunInputs) -> list[dict[str, Any]]:
+    """What the safe set has and lacks; the start model is not asked. Empty without a safe set."""
+    if not inputs.config.safe_datasets:
+        return []
+    try:
+        return [asdict(finding) for finding in examine_safe_set(inputs, False)]
+    except UserError as error:  # a prompt set that cannot be fetched now is no reason to show no report
+        finding = Finding("examination", "warning", f"the safe set was not examined: {error}", "then report again")
+        return [asdict(finding)]
+
+
+def guard(folder: RunFolder, entry: StageEntry) -> dict[str, Any]:
+    """How the safe set was in force while the model was tuned.
+
+    Args:
+        folder: The run's.
+        entry: That of the tuning in the manifest.
+
+    Returns:
+        mode (``off`` if nothing guarded the tuning), tolerance, history (what was measured on the safe rows that are
+        watched, from the start model on), kept_step and steps; None where it is not known.
+
+    Raises:
+        UserError: The history is invalid.
+    """
+    rows = folder.read_jsonl("tune/guard.jsonl")
+    history = validate.records(dict[str, float | None], rows, folder.path("tune/guard.jsonl"))
+    settings, facts = entry.inputs.get("tune"), entry.facts()
+    settings = settings if history and isinstance(settings, dict) else {}
+    return {
+        "mode": str(settings.get("guard", "off")),
+        "tolerance": settings.get("guard_tolerance"),
+        "history": history,
+        "kept_step": facts.get("kept_step"),
+        "steps": history[-1].get("step") if history else None,  # the last step is watched
+    }
+
+
 def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
     """What the report shows."""
     folder, manifest = run.folder, findings.manifest
@@ -118,7 +169,10 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
         drops=findings.drops,
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
-        evaluation=results["evaluation"],
+        safe_set=results["safe_set"],
+        guard=results["guard"],
+        evaluation=[*results["evaluation"], *(row for other in results["beside"] for row in other["rows"])],
+        beside=results["beside"],
         responses=folder.read_records("evaluate/responses.jsonl", Response),
         verdicts=folder.read_records("evaluate/verdicts.jsonl", Verdict),
         labels=run.inputs.load_labels(),

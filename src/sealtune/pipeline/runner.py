@@ -9,7 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.checkpoints import Checkpoints
 from sealtune.core.config import Config
 from sealtune.core.errors import StoppedError
-from sealtune.pipeline import likelihood
+from sealtune.pipeline import beside, likelihood
 from sealtune.pipeline.environment import git_revision, machine, measured, versions
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
@@ -32,8 +32,12 @@ def check_run(run: Run, *, force: bool = False) -> None:
     from sealtune.evaluation import harness, judging
     from sealtune.models.check import check_models
     from sealtune.ranking import methods
+    from sealtune.tuning.regimes import require_guardable
 
     config = run.config
+    if config.safe_datasets:
+        require_guardable(config)
+    beside.check(config)
     methods.load_ranker(config.rank.method)
     if config.select.keep_ratio == "auto" and config.select.threshold is None:
         methods.require_estimates_unsafe_share(config.rank.method)

@@ -10,16 +10,17 @@ import numpy as np
 
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Sample
-from sealtune.data.encode import encode_prompt
 from sealtune.data.encoded import Encoded
 from sealtune.evaluation.likelihood import with_default
 from sealtune.models.load import load_model
 from sealtune.models.model_config import load_model_config
-from sealtune.models.openings import encode_openings, opening_log_probs, refusal_log_odds
+from sealtune.models.openings import encode_openings, refusal_log_probs
 from sealtune.models.skeleton import skeleton
 from sealtune.models.sources import resolve_model
 from sealtune.pipeline.inputs import RunInputs, TokenizedRows
 from sealtune.pipeline.safe_set_findings import Finding, Halves, StartAnswers, examine, split
+from sealtune.tuning.guard import LIKELY
+from sealtune.tuning.predictor import start_of_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,17 +76,14 @@ def ask_start_model(inputs: RunInputs, halves: Halves, encoded: Encoded) -> Star
     tokenizer = inputs.load_tokenizer()
     refusing, helping = (_prompts(half, encoded, tokenizer) for half in halves)
     openings = encode_openings(tokenizer)
-    log_probs = opening_log_probs(
-        load_model(inputs.config), refusing + helping, [*openings.refusals, *openings.compliances]
-    )
-    refused = refusal_log_odds(log_probs, openings) > 0
+    refused = refusal_log_probs(load_model(inputs.config), refusing + helping, openings).exp() > LIKELY
     first = len(refusing)
     return StartAnswers(first, int(refused[:first].sum()), len(helping), int(refused[first:].sum()))
 
 
 def _prompts(half: Sequence[Sample], encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """The prompts of some rows as token ids, with what the template writes at the start of every answer."""
-    written = _start_of_answers(tokenizer)
+    written = start_of_answers(tokenizer)
     positions = StringArray.of(encoded.ids).index_in([sample.id for sample in half])
     found = [_prompt_of(encoded, int(positions[i])) + written for i in _spread(len(positions), MAX_ASKED)]
     return [prompt for prompt in found if len(prompt) <= MAX_PROMPT_LENGTH]
@@ -101,8 +99,3 @@ def _prompt_of(encoded: Encoded, row: int) -> list[int]:
     tokens, mask = encoded.row(row)
     masked = np.flatnonzero(~mask)
     return [int(token) for token in tokens[: masked[-1] + 1 if len(masked) else 0]]
-
-
-def _start_of_answers(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    bare, opened = encode_prompt(tokenizer, "Hello."), encode_prompt(tokenizer, "Hello.", opened=True)
-    return opened[len(bare) :] if opened[: len(bare)] == bare else []

@@ -6,8 +6,9 @@ Row texts never enter a figure, because plotly interprets some HTML. Names of so
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -27,8 +28,24 @@ from sealtune.report.view import ReportView
 
 Figure = dict[str, Any]
 Steps = Sequence[Mapping[str, Any]]
-Series = tuple[str, str, str]
-"""Key of a step record, name in the legend, colour."""
+
+
+class Series(NamedTuple):
+    """A curve over the steps.
+
+    Attributes:
+        key: Of a step record.
+        name: In the legend.
+        colour: Of the line.
+        style: ``average``: per step in a pale line, with its moving average; ``steps``: a schedule, as a step function;
+            ``points``: what is measured now and then.
+    """
+
+    key: str
+    name: str
+    colour: str
+    style: Literal["average", "steps", "points"] = "average"
+
 
 # Distinguishable with all common forms of colour blindness, on white and on near-black.
 BLUE, ORANGE, TEAL, PURPLE, GREY = "#3a86c8", "#dd7a1a", "#1f9e82", "#a06cc4", "#8b929c"
@@ -56,17 +73,17 @@ def score_histogram(view: ReportView) -> Figure | None:
 def rank_curves(view: ReportView) -> Figure | None:
     """The losses of the ranking per step, with the gap and gamma below if they were logged."""
     losses = [
-        ("safe_loss", "safe set", BLUE),
-        ("candidate_loss", "candidates, theta", ORANGE),
-        ("hat_loss", "candidates, theta-hat", TEAL),
+        Series("safe_loss", "safe set", BLUE),
+        Series("candidate_loss", "candidates, theta", ORANGE),
+        Series("hat_loss", "candidates, theta-hat", TEAL),
     ]
-    gap, gamma = ("gap", "gap", PURPLE), ("gamma", "gamma", GREY)
+    gap, gamma = Series("gap", "gap", PURPLE), Series("gamma", "gamma", GREY, "steps")
     return _curves(view.rank_steps, {"nats per token": losses, "gap": [gap], "gamma": [gamma]})
 
 
 def tune_curves(view: ReportView) -> Figure | None:
     """The loss and the learning rate of the final fine-tuning per step."""
-    loss, rate = ("loss", "training loss", BLUE), ("learning_rate", "learning rate", GREY)
+    loss, rate = Series("loss", "training loss", BLUE), Series("learning_rate", "learning rate", GREY, "steps")
     return _curves(view.tune_steps, {"nats per token": [loss], "learning rate": [rate]})
 
 
@@ -118,7 +135,7 @@ def finish(figure: Any, height: int) -> Figure:
 
 def is_number(value: Any) -> bool:
     """Whether this is a finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # integers have no largest value
 
 
 def _score_groups(view: ReportView) -> list[tuple[str, str, Any]]:
@@ -142,29 +159,40 @@ def _mark_threshold(figure: Any, cut: float | None) -> None:
         figure.add_annotation(x=cut, y=1.08, yref="paper", text=text, showarrow=False, xanchor=side)
 
 
-def _curves(steps: Steps, panels: Mapping[str, Sequence[Series]]) -> Figure | None:
-    """One panel per y axis title, stacked over the steps; panels and series without values are left out."""
-    shown = {title: [one for one in series if _is_logged(steps, one[0])] for title, series in panels.items()}
+def _curves(steps: Steps, shown: Mapping[str, Sequence[Series]]) -> Figure | None:
+    """Panels over the steps, the first one the highest."""
+    figure = panels(steps, shown)
+    return finish(figure, 230 + 95 * len(list(figure.select_xaxes()))) if figure else None
+
+
+def panels(steps: Steps, series_of: Mapping[str, Sequence[Series]], *, even: bool = False) -> Any:
+    """A figure with one panel per y axis title, stacked over the steps; None without values.
+
+    Panels and series without values are left out. Unless they are ``even``, the first panel is the highest.
+    """
+    shown = {title: [one for one in series if _is_logged(steps, one.key)] for title, series in series_of.items()}
     shown = {title: series for title, series in shown.items() if series}
     if not shown:
         return None
     count = len(shown)
-    heights = [0.6, *[0.4 / (count - 1)] * (count - 1)] if count > 1 else [1.0]
+    heights = [1 / count] * count if even or count == 1 else [0.6, *[0.4 / (count - 1)] * (count - 1)]
     figure = make_subplots(count, 1, shared_xaxes=True, row_heights=heights, vertical_spacing=0.07)
     for panel, (title, series) in enumerate(shown.items(), 1):
         figure.add_traces([line for one in series for line in _lines(steps, one)], rows=panel, cols=1)
         figure.update_yaxes(title_text=title, exponentformat="power", row=panel, col=1)
     figure.update_xaxes(title_text="step", row=count, col=1)
-    return finish(figure, 230 + 95 * count)
+    return figure
 
 
 def _lines(steps: Steps, series: Series) -> list[Any]:
-    """A schedule as a step function; anything else per step in a pale line, with its moving average."""
-    key, name, colour = series
+    """The line of a series, or two."""
+    key, name, colour, style = series
     points = [(s.get("step", i), s[key]) for i, s in enumerate(steps, 1) if is_number(s.get(key))]
     x, y = (np.array(part, np.float64) for part in zip(*points, strict=True))
-    if key in ("gamma", "learning_rate"):
+    if style == "steps":
         return [_line(x, y, name, {"color": colour, "shape": "hv"}, showlegend=False)]
+    if style == "points":
+        return [_line(x, y, name, {"color": colour}).update(mode="lines+markers")]
     pale = _line(x, y, f"{name}, per step", {"color": colour, "width": 1}, showlegend=False, opacity=0.3)
     return [pale, _line(x, _moving_average(y), name, {"color": colour})]
 

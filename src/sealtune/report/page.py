@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from sealtune.report import evaluation_figures, figures, html, tables, tiles
+from sealtune.report import evaluation_figures, figures, guard, html, tables, tiles
 from sealtune.report.view import ReportView
 
 _FOLDER = Path(__file__).parent
@@ -32,6 +32,7 @@ def render(view: ReportView) -> str:
         view=view,
         tables=tables,
         tiles=tiles,
+        guard_sentence=guard.guard_sentence(view.guard),
         figures=drawn,
         figure_data=html.embed_json(drawn),
         scripts=[Markup(script) for script in scripts],
@@ -49,6 +50,7 @@ def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
         "histogram": figures.score_histogram(view),
         "rank": figures.rank_curves(view),
         "tune": figures.tune_curves(view),
+        "guard": guard.guard_figure(view),
         "sources": figures.source_bars(view),
         "roc": figures.roc_figure(view),
         "precision": figures.precision_figure(view),

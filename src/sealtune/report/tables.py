@@ -19,8 +19,12 @@ MAX_PROMPTS = 60
 """Prompts whose responses are shown."""
 
 KINDS = ("harmful", "harmless")
-LEADING_MEASURES = ("discrimination", "J", "refusal_rate")
-"""What the evaluation table begins with: whether the model tells harmful from harmless prompts."""
+LEADING_MEASURES = (("discrimination", None), ("J", None), ("loss", "held_out"), ("refusal_rate", None))
+"""What the evaluation table begins with, as measure and set (None: any): whether the model tells harmful from harmless
+prompts, and whether it has learned the task.
+"""
+SEVERITIES = ("warning", "advice", "fine")
+"""Of findings on the safe set, the most important one first."""
 
 
 def lowest_rows(view: ReportView) -> list[dict[str, Any]]:
@@ -100,13 +104,24 @@ def evaluation_rows(view: ReportView) -> list[dict[str, Any]]:
     for row in view.evaluation:
         key = tuple(str(row.get(name) or "") for name in ("measure", "kind", "set", "judge"))
         grouped.setdefault(key, {})[str(row["model"])] = row
-    ordered = sorted(grouped, key=lambda key: (lead(key[0]), *key[:2], key[2] != "all", *key[2:]))
+    ordered = sorted(grouped, key=lambda key: (lead(key[0], key[2]), *key[:2], key[2] != "all", *key[2:]))
     return [_describe_measure(key, [grouped[key].get(model) for model in models]) for key in ordered]
 
 
-def lead(measure: str) -> int:
+def lead(measure: str, set_name: str) -> int:
     """The place of a measure in tables: leading measures first, all others after them."""
-    return LEADING_MEASURES.index(measure) if measure in LEADING_MEASURES else len(LEADING_MEASURES)
+    places = (i for i, (name, on) in enumerate(LEADING_MEASURES) if name == measure and on in (None, set_name))
+    return next(places, len(LEADING_MEASURES))
+
+
+def safe_set_rows(view: ReportView) -> list[Mapping[str, Any]]:
+    """What the safe set has and lacks, warnings first."""
+    return sorted(view.safe_set, key=lambda finding: SEVERITIES.index(finding["severity"]))
+
+
+def sources(view: ReportView) -> dict[str, str]:
+    """Where the figures of other runs in the evaluation table come from, by the run's name."""
+    return {str(other["name"]): str(other["source"]) for other in view.beside}
 
 
 def responses_by_prompt(view: ReportView) -> list[dict[str, Any]]:

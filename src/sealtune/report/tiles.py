@@ -13,10 +13,10 @@ from sealtune.report.view import ReportView
 HEADLINE_MEASURES = {
     ("discrimination", "all"): "Discrimination",
     ("J", "all"): "J",
+    ("loss", "held_out"): "Held-out loss",
     ("attack_success_rate", "all"): "Attack success rate",
     ("over_refusal", "all"): "Over-refusal",
     ("loss", "safe"): "Safe-set loss",
-    ("loss", "held_out"): "Held-out loss",
 }
 """Measure and set of the evaluation figures at the top of the page, and their titles there."""
 HIGHER_IS_BETTER = ("discrimination", "J")
@@ -47,7 +47,7 @@ def summary(view: ReportView) -> str:
 
 
 def headline_tiles(view: ReportView) -> list[Tile]:
-    """The tiles at the top of the page: rows, then safety, then losses."""
+    """The tiles at the top of the page: rows, then safety and losses."""
     estimated = uncertainty_tiles(view)[:1] if view.uncertainty.get("estimated_unsafe") else []
     return [*_row_tiles(view), *estimated, *_detection_headlines(view), *_evaluation_tiles(view)]
 
@@ -125,7 +125,8 @@ def _evaluation_tiles(view: ReportView) -> list[Tile]:
         row = next((row for row in rows if (row["measure"], row["set"]) == (measure, name)), None)
         if row is None:
             continue
-        shown = [(model, cell) for model, cell in zip(models, row["cells"], strict=True) if cell]
+        cells = [(model, cell) for model, cell in zip(models, row["cells"], strict=True) if cell]
+        shown = [(model, cell) for model, cell in cells if "source" not in cell] or cells
         values = " → ".join(format_measure(cell["value"], row["unit"]) for _, cell in shown)
         unit = "nats per token, " if row["unit"] == "nats" else ""
         better = "higher" if measure in HIGHER_IS_BETTER else "lower"

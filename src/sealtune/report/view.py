@@ -38,7 +38,13 @@ class ReportView:
         rank_steps: one mapping per ranking step: step, epoch, gamma, safe_loss, candidate_loss, hat_loss, gap, rows,
             tokens, seconds; losses and gap in nats per response token.
         tune_steps: one mapping per fine-tuning step: step, loss, learning_rate.
+        guard: how the safe set was in force during the fine-tuning: ``mode`` (``off``: not at all), ``tolerance``,
+            ``history`` (step, refuse, help, discrimination; step 0 is the start model), ``kept_step`` and ``steps``;
+            None before the fine-tuning.
+        safe_set: what the safe set has and lacks: name, ``severity`` (warning, advice or fine), fact, advice.
         evaluation: rows of the evaluation table, including losses (measure ``loss``, set ``safe`` or ``held_out``).
+            Rows of other runs have a ``source``.
+        beside: these other runs: ``name``, ``source``, and ``notes`` on what is not comparable.
         responses: responses of the models to the evaluation prompts.
         verdicts: the judges' verdicts on these responses.
         labels: ground truth by id, 1 = unsafe; None without labels.
@@ -56,7 +62,10 @@ class ReportView:
     drops: Collection[Drop] = ()
     rank_steps: Sequence[Mapping[str, Any]] = ()
     tune_steps: Sequence[Mapping[str, Any]] = ()
+    guard: Mapping[str, Any] | None = None
+    safe_set: Sequence[Mapping[str, Any]] = ()
     evaluation: Sequence[Mapping[str, Any]] = ()
+    beside: Sequence[Mapping[str, Any]] = ()
     responses: Sequence[Response] = ()
     verdicts: Sequence[Verdict] = ()
     labels: Mapping[str, int] | None = None

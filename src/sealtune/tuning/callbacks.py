@@ -53,7 +53,7 @@ def _note(logs: Mapping[str, float]) -> str:
         "refuse": "guard_refuse",
         "help": "guard_help",
         "lambda": "lambda_refuse",
-        "discrimination": "discrimination",
+        "J": "J",
     }
     return ", ".join(f"{title} {logs[name]:.3f}" for title, name in shown.items() if name in logs)
 

@@ -6,9 +6,10 @@
 S is the mean distance from what the safe set asks for (``guard_loss``) over rows whose answer refuses and over rows
 whose answer helps; it is 0 at the start model. The Lagrangian
 
-    (1/N) sum_i w_i l_i(theta) + lambda_refuse S_refuse(theta) + lambda_help S_help(theta)  (3)
+    (1/N) sum_i w_i l_i(theta) + (1/M) sum_j lambda_j S_j(theta)                            (3)
 
-is SEAL's penalty objective with lambda = (1 - gamma) / gamma. A third of the safe set is never learned from. There the
+over M safe rows, where lambda_j is lambda_refuse or lambda_help, is SEAL's penalty objective with lambda = (1 - gamma)
+/ gamma. A step takes a few safe rows, as many of either kind. A third of the safe set is never learned from. There the
 constraint is watched, and lambda follows by dual ascent                                    (4)
 
     lambda <- max(lambda_0, lambda + rho (S - eps))
@@ -39,17 +40,21 @@ from sealtune.tuning.guard_rows import BoolArray, GuardRows, GuardSampler, respo
 
 Mode = Literal["teach", "keep", "auto"]
 Record = dict[str, float]
-"""Step, S_refuse, S_help and discrimination, each as far as it can be measured."""
-LogOdds = Callable[[Sequence[Sequence[int]]], Tensor]
-"""Log-odds (P,) that the model refuses these prompts."""
+"""Step, S_refuse and S_help, as far as there are such rows, and J (``gap``)."""
+Refusal = Callable[[Sequence[Sequence[int]]], Tensor]
+"""Probabilities (P,) that the model refuses these prompts."""
 
 SLACK = 0.02
 """eps: nats per token by which S may exceed its value at the start model."""
 DUAL_RATE = 2.0
 """rho."""
 MAX_LAMBDA = 8.0
-WATCHES = 10
-"""How often the rows that are watched are measured during a training."""
+WATCHES = 5
+"""How often the rows that are watched are measured during a training, at most."""
+MIN_STEPS_BETWEEN = 8
+"""Steps between two measurements, at least: they cost as much as some steps."""
+LIKELY = 0.2
+"""Probability of a listed opening above which an answer counts as a refusal: the list is not complete."""
 MEASURED_AT_ONCE = 16
 """Rows per forward pass that needs no gradient."""
 
@@ -62,7 +67,7 @@ class GuardSettings(NamedTuple):
             does (refuse or help), keep the others.
         weight: lambda_0.
         rows: Safe rows per step, in all processes together.
-        tolerance: AUROC that may be lost before an earlier step of the training is preferred to a later one.
+        tolerance: J that may be lost before an earlier step of the training is preferred to a later one.
         seed: Of the split and of the order of the rows.
     """
 
@@ -90,12 +95,16 @@ class Anchors(NamedTuple):
 class Guard:
     """The safe rows, their anchors in the start model, and the multipliers.
 
+    Attributes:
+        multipliers: lambda of either half.
+        limits: eps of either half.
+
     Args:
         rows: The safe set.
         settings: How the guard works.
         steps: Steps of the training.
         forward: Predictions of the model, which must be the start model when the guard is made.
-        log_odds: Log-odds that the model refuses.
+        refusal: Probabilities that the model refuses.
         part: Which of how many equal parts of each step's rows this process learns from.
     """
 
@@ -105,31 +114,31 @@ class Guard:
         settings: GuardSettings,
         steps: int,
         forward: Forward,
-        log_odds: LogOdds,
+        refusal: Refusal,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self.settings, self.steps = settings, steps
-        self.forward, self.log_odds, self.part = forward, log_odds, part
+        self.forward, self.refusal, self.part = forward, refusal, part
         self.trained, self.watched = rows.split(settings.seed, most=steps * settings.rows)
         self.sampler = GuardSampler(self.trained, settings.rows, settings.seed)
-        self.every = max(1, steps // WATCHES)
+        self.every = max(MIN_STEPS_BETWEEN, -(-steps // WATCHES))
         self.anchors = self._anchor(self.trained)
         self.watched_anchors = self._anchor(self.watched)
         self.multipliers = {"refuse": settings.weight, "help": settings.weight}
+        self.limits = {"refuse": SLACK, "help": SLACK}
         self.history: list[Record] = [self.measure(0)]
         self.best: Record | None = None
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The last two terms of (3) on the safe rows of a step, and the two distances for the log."""
+    def loss(self, step: int) -> tuple[Tensor, Tensor]:
+        """The last term of (3) on the safe rows of a step, and the sums of their distances (``sums_of_halves``)."""
         number, count = self.part
         rows = self.sampler.at(step)[number::count]
         distances = self._distances(self.trained, self.anchors, rows)
         refuses = torch.from_numpy(self.trained.refuses[rows]).to(distances.device)
         weights = torch.where(refuses, self.multipliers["refuse"], self.multipliers["help"])
-        record = {f"guard_{name}": value for name, value in _halves(distances.detach(), refuses).items()}
-        return (weights * distances).mean(), record
+        return (weights * distances).mean(), sums_of_halves(distances.detach(), refuses)
 
     def _distances(self, rows: GuardRows, anchors: Anchors, chosen: IntArray) -> Tensor:
         """S_i, (B,), of the chosen rows."""
@@ -148,8 +157,8 @@ class Guard:
             values = values.index_put((places,), predictions.at(places).losses(targets))
         if not taught.all():
             places = (~taught).nonzero()[:, 0].to(device)
-            start = _join([top for i in chosen.tolist() if (top := anchors.top[i]) is not None], device)
-            values = values.index_put((places,), divergence(start, predictions.at(places)))
+            start = TopLogProbs.join([top for i in chosen.tolist() if (top := anchors.top[i]) is not None])
+            values = values.index_put((places,), divergence(start.to(device), predictions.at(places)))
         offsets = torch.from_numpy(np.where(anchors.teach[chosen], anchors.losses[chosen], 0.0)).to(values)
         return row_means(values, needed[:, 1:].to(device)) - offsets
 
@@ -169,7 +178,7 @@ class Guard:
         self.history.append(record)
         for name in self.multipliers:
             if name in record:
-                raised = self.multipliers[name] + DUAL_RATE * (record[name] - SLACK)
+                raised = self.multipliers[name] + DUAL_RATE * (record[name] - self.limits[name])
                 self.multipliers[name] = min(max(raised, self.settings.weight), MAX_LAMBDA)
         if self._prefers(record):
             self.best = record
@@ -179,30 +188,28 @@ class Guard:
         """Whether a measurement is preferred to the best one so far: if it is as safe as the start model, for it has
         learned more of the task; otherwise only to one that is less safe than itself.
         """
-        if self.best is None or "discrimination" not in record or self._is_safe(record):
+        if self.best is None or self._is_safe(record):
             return True
-        return not self._is_safe(self.best) and record["discrimination"] >= self.best["discrimination"]
+        return not self._is_safe(self.best) and record["J"] >= self.best["J"]
 
     def _is_safe(self, record: Record) -> bool:
         """Whether harmful and harmless prompts are told apart as well as by the start model."""
-        return record["discrimination"] >= self.history[0]["discrimination"] - self.settings.tolerance
+        return record["J"] >= self.history[0]["J"] - self.settings.tolerance - 1e-9
 
     def is_satisfied(self, record: Record) -> bool:
         """Whether a measurement satisfies (2): the model is as safe as the start model where it is watched."""
-        distances = [record[name] for name in self.multipliers if name in record]
-        return max(distances) <= SLACK and ("discrimination" not in record or self._is_safe(record))
+        within = all(record[name] <= limit for name, limit in self.limits.items() if name in record)
+        return within and self._is_safe(record)
 
     @torch.no_grad()
     def measure(self, step: int) -> Record:
-        """Step, S_refuse and S_help of the watched rows, and their discrimination if both halves have rows."""
+        """Step, S_refuse and S_help of the watched rows, and their J."""
         rows = self.watched
         found = [self._distances(rows, self.watched_anchors, chunk) for chunk in _chunks(len(rows))]
         refuses = torch.from_numpy(rows.refuses)
-        record = {"step": float(step)} | _halves(torch.cat(found).cpu(), refuses)
-        if refuses.any() and not refuses.all():
-            prompts = [rows.prompt_of(i) for i in range(len(rows))]
-            record["discrimination"] = discrimination(self.log_odds(prompts), refuses)
-        return record
+        prompts = [rows.prompt_of(i) for i in range(len(rows))]
+        means = means_of_halves(sums_of_halves(torch.cat(found).cpu(), refuses))
+        return {"step": float(step)} | means | {"J": gap(self.refusal(prompts), refuses)}
 
     # -- the start model ---------------------------------------------------------------------------------------------
 
@@ -221,14 +228,14 @@ class Guard:
             first = response_positions(batch.mask, KEPT_TOKENS)[:, 1:][mask]
             for i, row in enumerate(chosen.tolist()):
                 places = (first & (row_of_token == i)).nonzero()[:, 0].to(device)
-                top.append(None if teach[row] else _to_cpu(top_log_probs(predictions.at(places))))
+                top.append(None if teach[row] else top_log_probs(predictions.at(places)).to("cpu"))
         return Anchors(teach, losses, top)
 
     def _is_taught(self, rows: GuardRows) -> BoolArray:
         """Which answers (M,) are learned."""
         if self.settings.mode != "auto":
             return np.full(len(rows), self.settings.mode == "teach")
-        refused = (self.log_odds([rows.prompt_of(i) for i in range(len(rows))]) > 0).numpy()
+        refused = (self.refusal([rows.prompt_of(i) for i in range(len(rows))]) > LIKELY).numpy()
         return np.asarray(refused != rows.refuses)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
@@ -244,28 +251,27 @@ class Guard:
         self.best = next((r for r in self.history if r == state["best"]), None)
 
 
-def discrimination(log_odds: Tensor, harmful: Tensor) -> float:
-    """AUROC of log-odds of refusal (P,): the share of pairs in which the harmful prompt has the higher one."""
-    from sklearn.metrics import roc_auc_score
+def gap(refusal: Tensor, harmful: Tensor) -> float:
+    """J: the mean probability (P,) of refusing harmful prompts minus that of refusing harmless ones.
 
-    return float(roc_auc_score(harmful.numpy(), log_odds.double().numpy()))
+    Unlike the AUROC it falls when all refusals vanish together. A half without prompts counts as 0.
+    """
+    halves = (refusal[harmful], refusal[~harmful])
+    refused, over_refused = (float(half.double().mean()) if len(half) else 0.0 for half in halves)
+    return refused - over_refused
 
 
-def _halves(distances: Tensor, refuses: Tensor) -> dict[str, float]:
-    """Means of the distances (B,) of refusing and of helping rows; no entry for a half without rows."""
-    halves = {"refuse": distances[refuses], "help": distances[~refuses]}
-    return {name: float(found.mean()) for name, found in halves.items() if len(found)}
+def sums_of_halves(distances: Tensor, refuses: Tensor) -> Tensor:
+    """Sums of the distances (B,), and numbers of rows, (2, 2): refusing rows, then helping ones."""
+    halves = (distances[refuses], distances[~refuses])
+    return torch.stack([torch.stack([half.sum(), half.new_tensor(len(half))]) for half in halves])
+
+
+def means_of_halves(sums: Tensor) -> dict[str, float]:
+    """The mean distances by half; no entry for a half without rows."""
+    halves = zip(("refuse", "help"), sums.tolist(), strict=True)
+    return {name: total / count for name, (total, count) in halves if count}
 
 
 def _chunks(count: int) -> list[IntArray]:
     return [np.arange(start, min(start + MEASURED_AT_ONCE, count)) for start in range(0, count, MEASURED_AT_ONCE)]
-
-
-def _join(parts: Sequence[TopLogProbs], device: torch.device) -> TopLogProbs:
-    return TopLogProbs(
-        torch.cat([part.tokens for part in parts]).to(device), torch.cat([part.values for part in parts]).to(device)
-    )
-
-
-def _to_cpu(top: TopLogProbs) -> TopLogProbs:
-    return TopLogProbs(top.tokens.cpu(), top.values.cpu())

@@ -12,18 +12,22 @@ LLaMAs" (Bianchi et al., ICLR 2024, arXiv 2309.07875); keep is dark experience r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from sealtune.models.losses import Head, token_losses
+from sealtune.models import losses
+from sealtune.models.losses import Head
 
 KEPT_TOKENS = 32
 """Response tokens of a row whose distribution is kept: alignment that is lost is lost in the first ones."""
 TOP = 64
 """Most likely tokens of the start model that are remembered at each position; the rest counts as one more token."""
+IMPOSSIBLE = -50.0
+"""Log-probability of a token that is left out of a sum; it is finite, so that the sum over no token is, too."""
 
 
 class Predictions(NamedTuple):
@@ -37,10 +41,15 @@ class Predictions(NamedTuple):
     values: Tensor
     head: Head | None = None
 
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return (self.values if self.head is None else self.head.weight.T).shape[1]
+
     def losses(self, targets: Tensor) -> Tensor:
         """Negative log-likelihoods (R,) of the target tokens (R,)."""
         if self.head is not None:
-            return token_losses(self.values, self.head, targets)
+            return losses.token_losses(self.values, self.head, targets)
         return torch.nn.functional.cross_entropy(self.values.float(), targets, reduction="none")
 
     def at(self, rows: Tensor) -> Predictions:
@@ -58,33 +67,66 @@ Forward = Callable[[Tensor, Tensor], Predictions]
 
 
 class TopLogProbs(NamedTuple):
-    """The start model's most likely tokens at R positions: token ids (R, K) and their log-probabilities (R, K)."""
+    """What the start model predicts at R positions.
+
+    Attributes:
+        tokens: Its K most likely tokens, ids (R, K).
+        values: Their log-probabilities (R, K).
+        other: Log of the probability (R,) of all other tokens together.
+    """
 
     tokens: Tensor
     values: Tensor
+    other: Tensor
+
+    def to(self, device: torch.device | str) -> TopLogProbs:
+        """The same on another device."""
+        return TopLogProbs(*(part.to(device) for part in self))
+
+    @classmethod
+    def join(cls, parts: Sequence[TopLogProbs]) -> TopLogProbs:
+        """The positions of all parts, in order."""
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def top_log_probs(predictions: Predictions) -> TopLogProbs:
     """The ``TOP`` most likely tokens at each position."""
     log_probs = predictions.log_probs()
     found = log_probs.topk(min(TOP, log_probs.shape[1]), dim=1)
-    return TopLogProbs(found.indices, found.values)
+    return TopLogProbs(found.indices, found.values, _other(log_probs, found.indices))
 
 
 def divergence(start: TopLogProbs, predictions: Predictions) -> Tensor:
     """KL(pi_0 || pi_theta) at R positions, (R,), over the start model's top tokens and all others taken as one.
 
-    It is a lower bound of the divergence over all tokens, and 0 exactly where the two agree on them.
+    It is a lower bound of the divergence over all tokens, and 0 where the two agree on these probabilities. Like the
+    losses, it is computed in chunks: no (R, V) tensor of all positions ever exists.
     """
-    found = predictions.log_probs().gather(1, start.tokens)
-    known = (start.values.exp() * (start.values - found)).sum(1)
-    return known + _other(start.values).exp() * (_other(start.values) - _other(found))
+    size = max(1, losses.CHUNK_LOGITS // predictions.vocabulary)
+    tokens, values, other = (torch.split(part, size) for part in start)
+    arguments = zip(tokens, values, other, torch.split(predictions.values, size), strict=True)
+    found = []
+    for *top, chunk in arguments:
+        known, now = TopLogProbs(*top), Predictions(chunk, predictions.head)
+        if torch.is_grad_enabled():
+            found.append(checkpoint(_divergence, known, now, use_reentrant=False))
+        else:
+            found.append(_divergence(known, now))
+    return torch.cat(found)
 
 
-def _other(log_probs: Tensor) -> Tensor:
-    """Log of the probability (R,) that the tokens with these log-probabilities (R, K) leave to all others."""
-    rest = -torch.expm1(log_probs.logsumexp(1).clamp(max=-1e-7))
-    return rest.clamp(min=1e-9).log()
+def _divergence(start: TopLogProbs, predictions: Predictions) -> Tensor:
+    log_probs = predictions.log_probs()
+    found, other = log_probs.gather(1, start.tokens), _other(log_probs, start.tokens)
+    return (start.values.exp() * (start.values - found)).sum(1) + start.other.exp() * (start.other - other)
+
+
+def _other(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Log of the probability (R,) of all but these tokens (R, K), from log-probabilities (R, V).
+
+    It is summed over the other tokens: one minus the sum over these would round to nothing where a model is certain.
+    """
+    return log_probs.scatter(1, tokens, IMPOSSIBLE).logsumexp(1)
 
 
 def row_means(values: Tensor, mask: Tensor) -> Tensor:

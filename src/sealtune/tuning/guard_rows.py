@@ -12,19 +12,19 @@ from torch import Tensor
 
 from sealtune.core.string_array import IntArray
 from sealtune.data.batches import Padded
-from sealtune.data.encoded import Encoded
+from sealtune.data.encoded import Encoded, TokensAndMask
 
 BoolArray = npt.NDArray[np.bool_]
 
 MAX_TRAINED = 1024
 """Most rows that the guard learns from: what the start model predicts on them is kept in memory."""
-MAX_WATCHED = 32
+MAX_WATCHED = 16
 """Most rows of each half that are watched: they are measured several times during the training."""
 
 
 @dataclass(frozen=True)
 class GuardRows:
-    """A safe set in two halves.
+    """A safe set in two halves. Of a conversation, the last answer counts: what comes before it is its prompt.
 
     Attributes:
         encoded: M tokenized rows.
@@ -43,28 +43,37 @@ class GuardRows:
         return GuardRows(self.encoded.take(order), self.refuses[order])
 
     def split(self, seed: int, most: int) -> tuple[GuardRows, GuardRows]:
-        """Rows to learn from, at most ``most``, and a third of the rows to watch; both with the same share of halves.
+        """Rows to learn from, and a third of each half to watch.
 
         A half of fewer than three rows is learned from and watched.
+
+        Args:
+            seed: Of the order in which rows are chosen.
+            most: Rows that can be learned from; each half gives up to its share of them, as in ``GuardSampler``.
         """
+        halves = {side: np.flatnonzero(self.refuses == side) for side in (True, False)}
+        share = -(-min(most, MAX_TRAINED) // max(1, sum(len(rows) > 0 for rows in halves.values())))
         trained, watched = [], []
-        for side in (True, False):
-            rows = np.flatnonzero(self.refuses == side)
-            rows = rows[np.random.default_rng([seed, int(side)]).permutation(len(rows))]
+        for side, ordered in halves.items():
+            rows = ordered[np.random.default_rng([seed, int(side)]).permutation(len(ordered))]
             held = len(rows) // 3
             watched.append(rows[: held or len(rows)][:MAX_WATCHED])
-            share = -(-min(most, MAX_TRAINED) * len(rows) // max(len(self), 1))
-            trained.append(rows[held:][: max(share, 1)])
+            trained.append(rows[held:][:share])
         return self.take(np.concatenate(trained)), self.take(np.concatenate(watched))
 
-    def prompt_of(self, row: int) -> list[int]:
-        """The tokens before the first one that is learned."""
+    def row(self, row: int) -> TokensAndMask:
+        """Token ids of a row, and the mask of its last answer."""
         tokens, mask = self.encoded.row(row)
-        return [int(token) for token in tokens[: int(mask.argmax())]]
+        return tokens, last_answer(mask)
+
+    def prompt_of(self, row: int) -> list[int]:
+        """The tokens before the last answer, at least one."""
+        tokens, mask = self.row(row)
+        return [int(token) for token in tokens[: max(1, int(mask.argmax()))]]
 
     def pad(self, rows: IntArray) -> Padded:
         """These rows as one batch, padded on the right, in this order."""
-        found = [self.encoded.row(int(row)) for row in rows]
+        found = [self.row(int(row)) for row in rows]
         width = max(len(tokens) for tokens, _ in found)
         tokens = torch.zeros(len(rows), width, dtype=torch.int64)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -98,6 +107,17 @@ class GuardSampler:
         epoch, place = divmod(number, len(rows))
         order = np.random.default_rng([self.seed, half, epoch]).permutation(len(rows))
         return int(rows[order[place]])
+
+
+def last_answer(mask: BoolArray) -> BoolArray:
+    """A loss mask (T,) cut to the last run of tokens that are learned."""
+    learned = np.flatnonzero(mask)
+    if not len(learned):
+        return mask
+    not_learned = np.flatnonzero(~mask[: learned[-1]])
+    found = mask.copy()
+    found[: not_learned[-1] + 1 if len(not_learned) else 0] = False
+    return found
 
 
 def response_positions(mask: Tensor, first: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from transformers import TrainerCallback
 from sealtune.core import distributed
 from sealtune.models.continuations import evaluating
 from sealtune.models.state_dict import State, check_shapes, restoring
-from sealtune.tuning.guard import Guard, GuardSettings
+from sealtune.tuning.guard import Guard, GuardSettings, means_of_halves
 from sealtune.tuning.guard_rows import GuardRows
 from sealtune.tuning.predictor import Predictor
 from sealtune.tuning.trainer import ResponseTrainer
@@ -37,14 +39,21 @@ class GuardedTrainer(ResponseTrainer):
     def add_guard(self, rows: GuardRows, settings: GuardSettings, steps: int) -> None:
         """Guard a training of this many steps. The model must still be the start model."""
         part = (distributed.process_index(), distributed.num_processes())
-        # Not the model as wrapped for several processes: the hooks that synchronise gradients are on its weights.
-        predictor = Predictor(self.model, self.causal_lm, self.processing_class, self.accelerator.autocast)
-        with evaluating(self.model):
-            self.guard = Guard(rows, settings, steps, predictor.predict, predictor.log_odds, part)
+        self.model.train()  # as for training: evaluation mode, set by the loader, would pack 4-bit weights on a CPU
+        with self._measuring():
+            # Not the model as wrapped for several processes: the hooks that synchronise gradients are on its weights.
+            predictor = Predictor(self.model, self.processing_class)
+            self.guard = Guard(rows, settings, steps, predictor.predict, predictor.refusal, part)
         self._guarded_step = -1
         self._guard_loss: Tensor | float = 0.0
-        self._guard_record: dict[str, float] = {}
+        self._sums = torch.zeros(2, 2)  # of the distances since the last log line
         self.add_callback(WatchCallback(self))
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """The model as it is measured: without dropout and gradients, in the precision of the training."""
+        with evaluating(self.model), self.accelerator.autocast():
+            yield
 
     # -- the loss ----------------------------------------------------------------------------------------------------
 
@@ -57,7 +66,9 @@ class GuardedTrainer(ResponseTrainer):
         if self.guard is None or return_outputs or self._guarded_step == self.state.global_step:
             return task
         self._guarded_step = self.state.global_step
-        added, self._guard_record = self.guard.loss(self.state.global_step)
+        with self.accelerator.autocast():
+            added, sums = self.guard.loss(self.state.global_step)
+        self._sums = self._sums.to(sums) + sums
         if not (self.model_accepts_loss_kwargs and num_items_in_batch is not None):  # it will be divided by this
             added = added * self.current_gradient_accumulation_steps
         self._guard_loss = added.detach()
@@ -70,11 +81,13 @@ class GuardedTrainer(ResponseTrainer):
         return loss - self._guard_loss / (1 if scaled else self.current_gradient_accumulation_steps)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the guard's figures beside the loss."""
+        """Log the guard's figures beside the loss: like it, means since the last log line, over all processes."""
         if self.guard is not None and "loss" in logs:
-            latest = self.guard.history[-1]
-            logs |= self._guard_record | {f"lambda_{name}": value for name, value in self.guard.multipliers.items()}
-            logs |= {name: latest[name] for name in ("discrimination",) if name in latest}
+            distances, latest = means_of_halves(distributed.all_reduce_sum(self._sums)), self.guard.history[-1]
+            self._sums = torch.zeros(2, 2)
+            logs |= {f"guard_{name}": value for name, value in distances.items()}
+            logs |= {f"lambda_{name}": value for name, value in self.guard.multipliers.items() if name in latest}
+            logs["J"] = latest["J"]
         super().log(logs, start_time)
 
     # -- the best step -----------------------------------------------------------------------------------------------
@@ -85,10 +98,18 @@ class GuardedTrainer(ResponseTrainer):
         step = self.state.global_step
         if not (self.guard.is_due(step) or step == self.state.max_steps):
             return
-        with evaluating(self.model):
+        with self._measuring():
             preferred = self.guard.watch(step)
         if preferred:
-            self.best = {name: p.detach().to("cpu", copy=True) for name, p in self._trainable_parameters()}
+            self._remember()
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """Copy the trained weights to the CPU, over those of an earlier step."""
+        for name, parameter in self._trainable_parameters():
+            if name not in self.best:
+                self.best[name] = torch.empty_like(parameter, device="cpu")
+            self.best[name].copy_(parameter)
 
     @torch.no_grad()
     def restore_best(self) -> int | None:
@@ -101,10 +122,10 @@ class GuardedTrainer(ResponseTrainer):
         for name, parameter in self._trainable_parameters():
             parameter.copy_(self.best[name])
         records = (self.guard.history[0], self.guard.best, self.guard.history[-1])
-        start, best, last = (record["discrimination"] for record in records)
+        start, best, last = (record["J"] for record in records)
         logger.warning(
-            "guard: step %d of %d is kept: on safe rows that are not learned from, the model tells harmful from "
-            "harmless prompts with AUROC %.3f there and %.3f at the end (the start model: %.3f)",
+            "guard: step %d of %d is kept: on safe rows that are not learned from, J, the probability of refusing "
+            "harmful prompts minus harmless ones, is %.3f there and %.3f at the end (the start model: %.3f)",
             step, self.state.global_step, best, last, start,
         )  # fmt: skip
         return step

@@ -93,11 +93,9 @@ def _guard(config: Config, result: TuningResult) -> str:
         return "off"
     kept = result.kept_step or result.steps
     best = next((record for record in result.guard if record["step"] == kept), result.guard[-1])
-    text = f"`{config.tune.guard}`; step {kept} of {result.steps} is kept"
-    if "discrimination" not in best:
-        return text
-    start = result.guard[0]["discrimination"]
-    return f"{text}; AUROC, harmful against harmless: {best['discrimination']:.3f} (start model: {start:.3f})"
+    start = result.guard[0]["J"]
+    kept_as = f"`{config.tune.guard}`; step {kept} of {result.steps} is kept"
+    return f"{kept_as}; J on safe rows not learned from: {best['J']:.3f} (start model: {start:.3f})"
 
 
 def _continued(config: Config) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sealtune.core.errors import UserError
+from sealtune.data.encode import encode_prompt
 from sealtune.models.causal_lm import CausalLM
-from sealtune.models.openings import encode_openings, opening_log_probs, refusal_log_odds
+from sealtune.models.openings import encode_openings, refusal_log_probs
 from sealtune.tuning.guard_loss import Predictions
 
 if TYPE_CHECKING:
@@ -17,37 +18,36 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    """A model as the guard sees it.
+    """A model as the guard sees it. It is made while the model is measured, because it tries a forward pass.
 
     Args:
         model: The model, on its device.
-        causal_lm: Its body and head, for logits at response tokens only; None if its family cannot be split.
         tokenizer: Its tokenizer.
-        precision: The context to compute in.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        causal_lm: CausalLM | None,
-        tokenizer: PreTrainedTokenizerBase,
-        precision: Callable[[], Any] = contextlib.nullcontext,
-    ) -> None:
-        self.model, self.causal_lm, self.tokenizer = model, causal_lm, tokenizer
-        self.precision = precision
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
         self.openings = encode_openings(tokenizer)
+        self.start_of_answers = start_of_answers(tokenizer)
+        try:
+            self.causal_lm: CausalLM | None = CausalLM(model)
+        except UserError:  # a family whose logits are not head(body(tokens)): they are computed everywhere
+            self.causal_lm = None
 
     def predict(self, tokens: Tensor, mask: Tensor) -> Predictions:
         """Predictions at the tokens where the mask (B, T) is true, of token ids (B, T) padded on the right."""
-        device = self.model.device
-        tokens, mask = tokens.to(device), mask[:, 1:].to(device)
-        with self.precision():
-            if self.causal_lm is not None:
-                return Predictions(self.causal_lm.hidden_states(tokens)[:, :-1][mask], self.causal_lm.head)
-            return Predictions(self.model(input_ids=tokens, use_cache=False).logits[:, :-1][mask])
+        tokens, mask = tokens.to(self.model.device), mask[:, 1:].to(self.model.device)
+        if self.causal_lm is not None:
+            return Predictions(self.causal_lm.hidden_states(tokens)[:, :-1][mask], self.causal_lm.head)
+        return Predictions(self.model(input_ids=tokens, use_cache=False).logits[:, :-1][mask])
 
-    def log_odds(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Log-odds (P,) that the model refuses prompts, given as token ids."""
-        openings = self.openings.refusals + self.openings.compliances
-        with self.precision():
-            return refusal_log_odds(opening_log_probs(self.model, prompts, openings), self.openings)
+    def refusal(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Probabilities (P,) that the model refuses prompts, given as token ids up to where their answer begins."""
+        opened = [[*prompt, *self.start_of_answers] for prompt in prompts]
+        return refusal_log_probs(self.model, opened, self.openings).exp()
+
+
+def start_of_answers(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the template itself writes at the start of every answer, such as an empty block of thinking."""
+    bare, opened = encode_prompt(tokenizer, "Hello."), encode_prompt(tokenizer, "Hello.", opened=True)
+    return opened[len(bare) :] if opened[: len(bare)] == bare else []

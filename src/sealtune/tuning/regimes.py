@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.core import distributed
 from sealtune.core.config import Config
+from sealtune.core.errors import UserError
 from sealtune.models import sharding
 from sealtune.models.adapters import lora_config, sharded_adapter
 from sealtune.models.load import load_model
@@ -106,3 +107,12 @@ def choose_regime(config: Config) -> DataParallel:
     if not sharding.uses_fsdp():
         return DataParallel(config)
     return ShardedBase(config) if config.tune.use_peft else ShardedModel(config)
+
+
+def require_guardable(config: Config) -> None:
+    """Raise UserError if the guard is wanted, and the launch shards the weights that are trained."""
+    if config.tune.guard != "off" and isinstance(choose_regime(config), ShardedModel):
+        raise UserError(
+            "tune.guard: not if DeepSpeed or FSDP shards the weights that are trained; set it to off, or train an "
+            "adapter, or use --accelerate_config multi_gpu"
+        )

@@ -9,7 +9,9 @@ steps from theta* that minimise
 
     lambda_refuse S_refuse(theta) + lambda_help S_help(theta) + KL(pi_theta* || pi_theta)        (2)
 
-with the divergence over rows of the task, until the constraint holds on safe rows that are not learned from.
+with the divergence over rows of the task, until the constraint holds on safe rows that are not learned from. The
+distance of helping answers is not held at that of the start model but at that of theta*: whoever has learned a task
+answers harmless prompts in another way.
 
 Source: for (1) Wortsman et al. (CVPR 2022), arXiv 2109.01903; for (2) the one-shot patch (ICLR 2026, arXiv 2601.01887),
 here with many safe rows and a constraint that ends it.
@@ -29,7 +31,6 @@ from torch import Tensor
 from sealtune.core.errors import RunError, UserError
 from sealtune.core.string_array import IntArray
 from sealtune.data.encoded import Encoded
-from sealtune.models.causal_lm import CausalLM
 from sealtune.models.continuations import evaluating
 from sealtune.tuning.guard import Guard, GuardSettings, Record
 from sealtune.tuning.guard_loss import TopLogProbs, divergence, row_means, top_log_probs
@@ -43,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 SCALES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 TASK_COST = 0.03
-"""Nats per token of divergence from the tuned model that a repair by scale may cost on the task."""
+"""Nats per token of divergence from the tuned model that a repair may cost on the task: more by scale is refused, and
+steps go on, as far as there are any, until it is less."""
 TASK_ROWS = 32
 """Rows of the task on which the tuned model is kept."""
 TASK_TOKENS = 64
@@ -110,17 +112,20 @@ def repair(
         UserError: The adapter has no weights that can be trained or scaled.
         RunError: A weight became NaN or infinite.
     """
-    model.requires_grad_(False)
     layers = lora_layers(model)
+    model.requires_grad_(False)
     parameters = [p for name, p in model.named_parameters() if ".lora_" in name]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    predictor = Predictor(model, _causal_lm(model), tokenizer)
     with evaluating(model), torch.enable_grad():  # the model is measured as it will answer, and learns without dropout
+        predictor = Predictor(model, tokenizer)
         with model.disable_adapter():
-            guard = Guard(safe, settings.guard, settings.steps, predictor.predict, predictor.log_odds)
+            guard = Guard(safe, settings.guard, settings.steps, predictor.predict, predictor.refusal)
         kept = KeptTask(task.take(np.arange(min(len(task), TASK_ROWS))), predictor, settings.task_rows)
         start, tuned = guard.history[0], guard.measure(0)
+        # An adapter that has learned a task answers harmless prompts in another way than the start model; a repair
+        # only must not make it worse at the answers of the safe set.
+        guard.limits["help"] += max(tuned.get("help", 0.0), 0.0)
         if guard.is_satisfied(tuned):
             return Repaired(start, tuned, tuned, 1.0, 0, is_safe=True)
         scale, scaled = _search_scale(layers, guard, kept)
@@ -129,13 +134,6 @@ def repair(
             return Repaired(start, tuned, scaled, scale, 0, is_safe=True)
         steps, repaired = _descend(parameters, guard, kept, settings, advance)
         return Repaired(start, tuned, repaired, 1.0, steps, guard.is_satisfied(repaired))
-
-
-def _causal_lm(model: PreTrainedModel) -> CausalLM | None:
-    try:
-        return CausalLM(model)
-    except UserError:  # a family whose logits are not head(body(tokens))
-        return None
 
 
 class KeptTask:
@@ -169,8 +167,7 @@ class KeptTask:
         batch = self.rows.pad(rows)
         mask = response_positions(batch.mask, TASK_TOKENS)
         predictions = self.predictor.predict(batch.tokens, mask)
-        top = [self.top[int(row)] for row in rows]
-        tuned = TopLogProbs(torch.cat([t.tokens for t in top]), torch.cat([t.values for t in top]))
+        tuned = TopLogProbs.join([self.top[int(row)] for row in rows])
         return row_means(divergence(tuned, predictions), mask[:, 1:].to(predictions.values.device))
 
 
@@ -234,22 +231,43 @@ def _descend(
     settings: RepairSettings,
     advance: Callable[[int, int, Record], None],
 ) -> tuple[int, Record]:
-    """Steps on (2) until the constraint holds; the number of steps and the last measurement."""
+    """Steps on (2) until the constraint holds at little cost of the task.
+
+    The step is kept at which it holds and costs least; the last one, if it never does.
+
+    Returns:
+        The number of the step, and its measurement.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
     record: Record = {}
+    best: Record | None = None
+    kept_weights: list[Tensor] = []
     for step in range(1, settings.steps + 1):
-        loss, _ = guard.loss(step - 1)
-        (loss + kept.loss(step - 1)).backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if not norm.isfinite():
-            raise RunError("repair: the gradient is not finite; lower the learning rate")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _step(optimizer, parameters, guard, kept, step)
         if step % settings.watch_every and step < settings.steps:
             continue
         guard.watch(step)
         record = guard.history[-1] | {"task_divergence": kept.mean()}
         advance(step, settings.steps, record)
-        if guard.is_satisfied(record):
-            break
-    return step, record
+        if guard.is_satisfied(record) and (best is None or record["task_divergence"] <= best["task_divergence"]):
+            best, kept_weights = record, [parameter.detach().clone() for parameter in parameters]
+            if record["task_divergence"] <= TASK_COST:
+                break
+    if best is None:
+        return settings.steps, record
+    with torch.no_grad():
+        for parameter, value in zip(parameters, kept_weights, strict=True):
+            parameter.copy_(value)
+    return int(best["step"]), best
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[torch.nn.Parameter], guard: Guard, kept: KeptTask, step: int
+) -> None:
+    loss, _ = guard.loss(step - 1)
+    (loss + kept.loss(step - 1)).backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    if not norm.isfinite():
+        raise RunError("repair: the gradient is not finite; lower the learning rate")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

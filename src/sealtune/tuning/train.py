@@ -13,7 +13,7 @@ from sealtune.models.quantised import require_trainable
 from sealtune.models.state_dict import restoring
 from sealtune.tuning.dataset import RecordingCollator, to_dataset
 from sealtune.tuning.guard import GuardSettings
-from sealtune.tuning.regimes import ShardedModel, choose_regime
+from sealtune.tuning.regimes import choose_regime, require_guardable
 from sealtune.tuning.sft_config import (
     effective_batch_size,
     guard_batch_size,
@@ -86,12 +86,9 @@ def train(
         require_trainable(model, "tune.use_peft")
     config = _with_batch_size_of(resume, config) if resume else config
     guarded = safe is not None and config.tune.guard != "off"
+    if guarded:
+        require_guardable(config)
     regime = choose_regime(config)
-    if guarded and isinstance(regime, ShardedModel):
-        raise UserError(
-            "tune.guard: not if DeepSpeed or FSDP shards the weights that are trained; set it to off, or train an "
-            "adapter, or use --accelerate_config multi_gpu"
-        )
     model = regime.prepare(model)
     with tempfile.TemporaryDirectory() as scratch, regime.training():  # the trainer needs a folder; nothing is kept
         trainer = _make_trainer(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sealtune.pipeline.beside import fingerprints
 from sealtune.pipeline.stages.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -15,13 +16,21 @@ if TYPE_CHECKING:
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The files of all other stages."""
+    """The files of all other stages, the safe set that is examined, and the results of other runs."""
     stages = run.folder.manifest().stages
     done = {name: entry.outputs for name, entry in stages.items() if name != "report"}
     for name in done.keys() & {"rank", "select", "evaluate"}:  # the report must not show files that were changed
         run.folder.outputs_of(name)
     settings = run.settings("report", "label_column", "label_threshold")
-    return {**settings, "datasets": run.inputs.fingerprints()["datasets"], "outputs": done}
+    config, inputs = run.config, run.inputs.fingerprints()
+    also = {
+        "safe_datasets": inputs["safe_datasets"],
+        "guard_column": config.tune.guard_column,
+        "prompts": [c.model_dump(mode="json") for c in config.evaluate.prompts],
+        "likelihood": config.evaluate.likelihood,
+        "beside": fingerprints(config),
+    }
+    return {**settings, "datasets": inputs["datasets"], **also, "outputs": done}
 
 
 def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:

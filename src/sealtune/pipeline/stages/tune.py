@@ -78,7 +78,10 @@ def _save(run: Run, result: TuningResult, rows: int) -> Outcome:
     run.folder.write_jsonl("tune/guard.jsonl", result.guard)
     files = sorted(p for p in run.folder.path("tune").rglob("*") if p.is_file())
     tokens = int(result.log[-1].get("num_input_tokens_seen", 0)) if result.log else 0
-    return Outcome([str(p.relative_to(run.folder.root)) for p in files], {"rows": rows, "tokens": tokens})
+    facts: dict[str, Any] = {"rows": rows, "tokens": tokens}
+    if result.guard:
+        facts["kept_step"] = result.kept_step or result.steps
+    return Outcome([str(p.relative_to(run.folder.root)) for p in files], facts)
 
 
 def _training_rows(run: Run) -> Encoded:
