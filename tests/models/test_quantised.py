@@ -7,7 +7,7 @@ import torch
 
 from helpers.chat_tokenizers import chatml_tokenizer
 from helpers.processes import pretend
-from helpers.tiny import random_rows, tiny_model
+from helpers.tiny import random_rows, tiny_model, with_random_lora
 from sealtune.core.config_io import build_config
 from sealtune.core.errors import UserError
 from sealtune.data.batches import Batches
@@ -143,8 +143,7 @@ def test_names_of_layers_are_checked_before_anything_is_loaded(tiny_folder):
 
 
 def test_an_adapters_folder_is_checked_as_its_base(tmp_path, tiny_folder):
-    settings = {"base_model_name_or_path": str(tiny_folder), "peft_type": "LORA"}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with_random_lora(load_model(build_config({"model_name_or_path": str(tiny_folder)})), 0).save_pretrained(tmp_path)
     check(tmp_path)
     with pytest.raises(UserError, match="name no layer of LlamaForCausalLM"):
         check(tmp_path, rank={"lora_target_modules": ["c_attn"]})

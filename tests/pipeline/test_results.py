@@ -32,13 +32,13 @@ def halves(project):
 
 def test_the_history_of_the_guard_is_in_the_results(halves):
     guard = run(halves, "rank", "select", "tune", "report")["guard"]
-    assert (guard["mode"], guard["tolerance"]) == ("auto", 0.02)
+    assert (guard["mode"], guard["tolerance"]) == ("teach", 0.02)
     assert guard["history"] == [json.loads(line) for line in Path("out/tune/guard.jsonl").read_text().splitlines()]
     assert guard["history"][0]["step"] == 0
     assert guard["steps"] == guard["history"][-1]["step"] > 0
     page = Path("out/report.html").read_text()
     assert 'id="figure-guard"' in page
-    assert "<p>Mode auto: " in page
+    assert "<p>Mode teach: " in page
 
 
 def test_a_tuning_without_guard_is_off_and_before_it_nothing_is_said(halves):
@@ -60,7 +60,7 @@ def test_a_tuning_that_nothing_guarded_is_off_whatever_was_wanted(halves):
     job = Run(build_config(halves))
     Path("out/tune/guard.jsonl").write_text("")
     entry = job.folder.manifest().stages["tune"]
-    assert entry.inputs["tune"]["guard"] == "auto"
+    assert entry.inputs["tune"]["guard"] == "teach"
     assert results.guard(job.folder, entry)["mode"] == "off"
 
 

@@ -138,7 +138,7 @@ class TuneConfig(LoraBlock):
     report_to: list[str] = Field(default_factory=list)
     merge: bool = Field(False, description="merge the adapter into the base model and save the full model")
     guard: Literal["off", "teach", "keep", "auto"] = Field(
-        "auto",
+        "teach",
         description="how the safe set stays in force. teach: its answers are learned in every step; keep: the start "
         "model's predictions on them are kept; auto: teach the rows on which the start model does not do as the safe "
         "answer does, keep the others; off: tune on the task alone",
@@ -165,7 +165,7 @@ class TuneConfig(LoraBlock):
     @field_validator("guard", mode="before")
     @classmethod
     def _read_yaml_switch(cls, value: Any) -> Any:
-        return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value  # YAML reads off as false
+        return {False: "off", True: "teach"}[value] if isinstance(value, bool) else value  # YAML reads off as false
 
 
 PROMPT_SETS = (

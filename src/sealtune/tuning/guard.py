@@ -71,7 +71,7 @@ class GuardSettings(NamedTuple):
         seed: Of the split and of the order of the rows.
     """
 
-    mode: Mode = "auto"
+    mode: Mode = "teach"
     weight: float = 0.5
     rows: int = 2
     tolerance: float = 0.02
