@@ -9,7 +9,7 @@ from helpers.rows import made_rows, write_jsonl
 def test_throughput_compares_variants(tmp_path, tiny_folder):
     data, safe = write_jsonl(tmp_path / "c.jsonl", made_rows(20, 1)), write_jsonl(tmp_path / "s.jsonl", made_rows(9, 2))
     words = ["--model", tiny_folder, "--data", data, "--safe", safe, "--steps", 2, "--rounds", 1, "--batch", 4]
-    variants = ["sft", "tuner", "algorithm_2", "guard"]  # the others run in the benchmark for GPUs
+    variants = ["sft", "algorithm_2", "guard"]  # the others run in the benchmark for GPUs
     report = report_of("cost/throughput.py", tmp_path, *words, "--variants", *variants)
     assert set(report["tokens_per_second"]) == set(variants)
     assert all(speed > 0 for speed in report["tokens_per_second"].values())
@@ -18,8 +18,8 @@ def test_throughput_compares_variants(tmp_path, tiny_folder):
     for share in ("padding_share", "share_outside_model", "share_of_floor"):
         assert all(0 <= value < 1 for value in report[share].values())
     speed = report["speed_over_sft"]
-    assert speed["guard"] < speed["tuner"]  # the tokens of the task alone count
-    assert report["memory_over_sft"]["guard"] < 2 * report["memory_over_sft"]["tuner"]
+    assert 0 < speed["guard"] < 1  # the tokens of the task alone count
+    assert report["memory_over_sft"]["guard"] < 2
 
 
 def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):

@@ -61,7 +61,7 @@ def test_a_run_without_prompts_is_measured_on_those_that_are_shipped(tuned):
     run_stage(job, "report")
     page = Path("out/report.html").read_text()
     assert 'id="figure-trade_off"' in page
-    assert "refusal rate by log-odds" in page
+    assert "log-odds above the start threshold" in page
 
 
 def test_prompts_of_both_kinds_replace_those_that_are_shipped(tuned):

@@ -20,6 +20,9 @@ from sealtune.data.encode import encode
 from sealtune.data.encoded import Encoded
 from sealtune.models import losses
 from sealtune.models.losses import Head
+from sealtune.models.openings import REFUSALS
+from sealtune.pipeline.guard_set import guard_rows
+from sealtune.pipeline.inputs import RunInputs
 from sealtune.tuning import predictor
 from sealtune.tuning.guard import LIKELY, Guard, GuardSettings, gap, means_of_halves
 from sealtune.tuning.guard_loss import Predictions, TopLogProbs, divergence, row_means, top_log_probs
@@ -453,6 +456,15 @@ def test_the_best_step_is_kept_and_said(guarded, monkeypatch, capsys):
     monkeypatch.setattr("sealtune.tuning.guard.WATCHES", 10)
     run_to_tune(guarded, output_dir="out")
     assert "guard: step 2 of 8 is kept" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_words_with_which_the_safe_set_refuses_count_as_refusals(guarded):
+    rows = [{"prompt": f"red {i}", "response": "Quite so, I cannot help."} for i in range(6)]
+    write_jsonl(Path("safe.jsonl"), rows)
+    found = guard_rows(RunInputs(build_config(guarded)))
+    assert found.refuses.all()
+    assert found.openings == (*REFUSALS, "Quite so,")
+    assert found.split(0, 4)[1].openings == found.openings
 
 
 def test_a_half_without_rows_is_said(guarded, capsys):

@@ -20,7 +20,7 @@ START = "base"
 TITLES = {
     "discrimination": ("discrimination", "score"),
     "J": ("J, refused harmful - harmless", "share"),
-    "refusal_rate": ("refusal rate by log-odds", "share"),
+    "refusal_rate": ("log-odds above the start threshold", "share"),
     "log_odds": ("refusal log-odds", "nats"),
     "pair_margin": ("pair margin", "nats"),
     "pair_margin_per_token": ("pair margin per token", "nats"),

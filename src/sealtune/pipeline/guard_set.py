@@ -10,6 +10,7 @@ import numpy as np
 
 from sealtune.core.errors import UserError
 from sealtune.core.types import Sample
+from sealtune.evaluation.answer_openings import openings_of
 from sealtune.evaluation.refusals import is_refusal
 from sealtune.pipeline.inputs import RunInputs
 from sealtune.tuning.guard_rows import GuardRows
@@ -17,6 +18,8 @@ from sealtune.tuning.guard_rows import GuardRows
 logger = logging.getLogger(__name__)
 
 DEFAULT_COLUMN = "kind"
+MAX_ANSWERS = 2000
+"""Answers in which openings of refusals are looked for."""
 KINDS = {"harmful": True, "harmless": False}
 
 
@@ -34,7 +37,8 @@ def guard_rows(inputs: RunInputs) -> GuardRows | None:
     samples = safe.rows.samples
     places = samples.ids.index_in(safe.encoded.ids)
     refuses = np.fromiter((is_harmful(samples[int(i)], column) for i in places), np.bool_, len(safe.encoded))
-    return _reported(GuardRows(safe.encoded, refuses))
+    openings = openings_of(samples[int(i)].response for i in places[:MAX_ANSWERS])
+    return _reported(GuardRows(safe.encoded, refuses, openings))
 
 
 def is_harmful(sample: Sample, column: str | None) -> bool:

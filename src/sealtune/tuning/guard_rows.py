@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from torch import Tensor
 from sealtune.core.string_array import IntArray
 from sealtune.data.batches import Padded
 from sealtune.data.encoded import Encoded, TokensAndMask
+from sealtune.models.openings import REFUSALS
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -29,10 +30,12 @@ class GuardRows:
     Attributes:
         encoded: M tokenized rows.
         refuses: (M,), whether the prompt of a row is harmful, so that its answer refuses.
+        openings: The words with which answers refuse.
     """
 
     encoded: Encoded
     refuses: BoolArray
+    openings: tuple[str, ...] = REFUSALS
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -40,7 +43,7 @@ class GuardRows:
     def take(self, rows: Sequence[int] | IntArray) -> GuardRows:
         """The rows at these positions."""
         order = np.asarray(rows, np.int64)
-        return GuardRows(self.encoded.take(order), self.refuses[order])
+        return replace(self, encoded=self.encoded.take(order), refuses=self.refuses[order])
 
     def split(self, seed: int, most: int) -> tuple[GuardRows, GuardRows]:
         """Rows to learn from, and a third of each half to watch.

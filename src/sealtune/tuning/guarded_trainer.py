@@ -42,7 +42,7 @@ class GuardedTrainer(ResponseTrainer):
         self.model.train()  # as for training: evaluation mode, set by the loader, would pack 4-bit weights on a CPU
         with self._measuring():
             # Not the model as wrapped for several processes: the hooks that synchronise gradients are on its weights.
-            predictor = Predictor(self.model, self.processing_class)
+            predictor = Predictor(self.model, self.processing_class, rows.openings)
             self.guard = Guard(rows, settings, steps, predictor.predict, predictor.refusal, part)
         self._guarded_step = -1
         self._guard_loss: Tensor | float = 0.0

@@ -10,7 +10,7 @@ from torch import Tensor
 from sealtune.core.errors import UserError
 from sealtune.data.encode import encode_prompt
 from sealtune.models.causal_lm import CausalLM
-from sealtune.models.openings import encode_openings, refusal_log_probs
+from sealtune.models.openings import REFUSALS, encode_openings, refusal_log_probs
 from sealtune.tuning.guard_loss import Predictions
 
 if TYPE_CHECKING:
@@ -23,11 +23,14 @@ class Predictor:
     Args:
         model: The model, on its device.
         tokenizer: Its tokenizer.
+        openings: The words with which answers refuse.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, openings: Sequence[str] = REFUSALS
+    ) -> None:
         self.model = model
-        self.openings = encode_openings(tokenizer)
+        self.openings = encode_openings(tokenizer, openings)
         self.start_of_answers = start_of_answers(tokenizer)
         try:
             self.causal_lm: CausalLM | None = CausalLM(model)

@@ -118,7 +118,7 @@ def repair(
     for parameter in parameters:
         parameter.requires_grad_(True)
     with evaluating(model), torch.enable_grad():  # the model is measured as it will answer, and learns without dropout
-        predictor = Predictor(model, tokenizer)
+        predictor = Predictor(model, tokenizer, safe.openings)
         with model.disable_adapter():
             guard = Guard(safe, settings.guard, settings.steps, predictor.predict, predictor.refusal)
         kept = KeptTask(task.take(np.arange(min(len(task), TASK_ROWS))), predictor, settings.task_rows)
