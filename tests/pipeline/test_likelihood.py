@@ -140,9 +140,10 @@ def test_pairs_without_likelihood_are_refused(project):
         build_config(project | {"evaluate": {"likelihood": False, "pairs": "pairs.jsonl"}})
 
 
-def test_a_context_too_short_for_any_prompt_is_an_error(tuned):
-    with pytest.raises(UserError, match=r"evaluate.likelihood: no harmful or no harmless prompt has at most 8 tokens"):
-        evaluate(tuned, prompts=[], max_prompt_length=8)
+def test_a_context_too_short_for_any_prompt_is_said(tuned, caplog):
+    evaluate(tuned, prompts=[], max_prompt_length=8)
+    assert "likelihood: nothing is measured: no harmful or no harmless prompt fits into the model" in caplog.messages
+    assert "discrimination" not in {row["measure"] for row in table()}
 
 
 def test_openings_are_taken_from_the_answers_of_the_start_model_and_of_the_safe_set(tuned, monkeypatch):

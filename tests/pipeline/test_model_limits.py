@@ -109,3 +109,14 @@ def test_names_of_no_layer_are_refused_before_a_model_is_loaded(rows, gpt2, monk
         monkeypatch.setattr(type(run.folder), "outputs_of", lambda *_: {})
     with pytest.raises(UserError, match=r"lora_target_modules: q_proj name no layer of GPT2LMHeadModel"):
         run_stage(run, stage) if stage else check_run(run)
+
+
+def test_a_guarded_tuning_asks_no_more_than_the_positions_of_the_model(rows, gpt2, tmp_path):
+    safe = [{"prompt": f"red {n}", "response": ("i cannot " if n % 2 else "blue ") + LONG} for n in range(8)]
+    write_jsonl(tmp_path / "safe.jsonl", [{"prompt": LONG, "response": "i cannot", "kind": "harmful"}, *safe])
+    tune = {"max_steps": 2, "guard": "teach", "guard_column": None}
+    run = Run(build_config(rows | {"model_name_or_path": str(gpt2), "tune": tune}))
+    for stage in ("rank", "select", "tune", "evaluate", "report"):
+        run_stage(run, stage)
+    watched = [json.loads(line) for line in (tmp_path / "out/tune/guard.jsonl").read_text().splitlines()]
+    assert len(watched) == 2

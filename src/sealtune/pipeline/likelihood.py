@@ -14,7 +14,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core.console import track
-from sealtune.core.errors import UserError
 from sealtune.core.types import Response
 from sealtune.models.load import tokenizer_fingerprint
 from sealtune.pipeline.fingerprints import path_fingerprint
@@ -76,6 +75,9 @@ class Likelihood:
         self.run, self.dependencies, self.start_answers = run, dependencies, start_answers
         here = [name for name in ("base", "tuned") if settings.likelihood and name not in settings.endpoints]
         self.names = [] if here == ["base"] and not settings.base else here
+        if self.names and len({e.prompt.kind for e in self.prompts}) < 2:
+            logger.warning("likelihood: nothing is measured: no harmful or no harmless prompt fits into the model")
+            self.names = []
 
     def missing(self) -> list[str]:
         """The models of which something is not stored."""
@@ -118,10 +120,6 @@ class Likelihood:
         prompts, dropped = encode_prompts(asked, self.run.inputs.load_tokenizer(), longest)
         if dropped:
             logger.warning("likelihood: %d of %d prompts have more than %d tokens", dropped, len(asked), longest)
-        if len({e.prompt.kind for e in prompts}) < 2:
-            raise UserError(
-                f"evaluate.likelihood: no harmful or no harmless prompt has at most {longest} tokens; set it to false"
-            )
         return prompts
 
     @cached_property

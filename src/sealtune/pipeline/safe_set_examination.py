@@ -74,19 +74,23 @@ def ask_start_model(inputs: RunInputs, halves: Halves, encoded: Encoded) -> Star
         UserError: The model cannot be loaded.
     """
     tokenizer = inputs.load_tokenizer()
-    refusing, helping = (_prompts(half, encoded, tokenizer) for half in halves)
-    openings = encode_openings(tokenizer)
+    openings, limit = encode_openings(tokenizer), inputs.length_limit()
+    room = limit.tokens - max(map(len, openings)) if limit else MAX_PROMPT_LENGTH
+    longest = min(room, MAX_PROMPT_LENGTH)
+    refusing, helping = (_prompts(half, encoded, tokenizer, longest) for half in halves)
     refused = refusal_log_probs(load_model(inputs.config), refusing + helping, openings).exp() > LIKELY
     first = len(refusing)
     return StartAnswers(first, int(refused[:first].sum()), len(helping), int(refused[first:].sum()))
 
 
-def _prompts(half: Sequence[Sample], encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _prompts(
+    half: Sequence[Sample], encoded: Encoded, tokenizer: PreTrainedTokenizerBase, longest: int = MAX_PROMPT_LENGTH
+) -> list[list[int]]:
     """The prompts of some rows as token ids, with what the template writes at the start of every answer."""
     written = start_of_answers(tokenizer)
     positions = StringArray.of(encoded.ids).index_in([sample.id for sample in half])
     found = [_prompt_of(encoded, int(positions[i])) + written for i in _spread(len(positions), MAX_ASKED)]
-    return [prompt for prompt in found if len(prompt) <= MAX_PROMPT_LENGTH]
+    return [prompt for prompt in found if len(prompt) <= longest]
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from sealtune.core.errors import UserError
 from sealtune.data.encode import encode_prompt
 from sealtune.models.causal_lm import CausalLM
+from sealtune.models.lengths import find_limit
 from sealtune.models.openings import REFUSALS, encode_openings, refusal_log_probs
 from sealtune.tuning.guard_loss import Predictions
 
@@ -32,6 +33,9 @@ class Predictor:
         self.model = model
         self.openings = encode_openings(tokenizer, openings)
         self.start_of_answers = start_of_answers(tokenizer)
+        limit = find_limit(model.config, tokenizer)
+        taken = max(map(len, self.openings)) + len(self.start_of_answers)
+        self.longest_prompt = max(limit.tokens - taken, 1) if limit else None
         try:
             self.causal_lm: CausalLM | None = CausalLM(model)
         except UserError:  # a family whose logits are not head(body(tokens)): they are computed everywhere
@@ -46,7 +50,9 @@ class Predictor:
 
     def refusal(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Probabilities (P,) that the model refuses prompts, given as token ids up to where their answer begins."""
-        opened = [[*prompt, *self.start_of_answers] for prompt in prompts]
+        # A prompt that leaves no room for an answer loses its beginning: where the answer starts is marked at its end.
+        kept = prompts if self.longest_prompt is None else [prompt[-self.longest_prompt :] for prompt in prompts]
+        opened = [[*prompt, *self.start_of_answers] for prompt in kept]
         return refusal_log_probs(self.model, opened, self.openings).exp()
 
 
