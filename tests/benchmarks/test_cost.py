@@ -24,8 +24,9 @@ def test_throughput_compares_variants(tmp_path, tiny_folder):
 
 def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):
     words = ["--tiny", "--steps", 1, "--rows", 40, "--max-length", 32, "--median-length", 16, "--batch", 4, "--profile"]
-    report = report_of("cost/gpu.py", tmp_path, *words, "--checkpointing", 1)
-    assert [run["variant"] for run in report["runs"]] == ["sft", "algorithm_2", "algorithm_1", "released"]
+    variants = ["algorithm_1", "released"]  # the others run in the benchmark of the throughput
+    report = report_of("cost/gpu.py", tmp_path, *words, "--checkpointing", 1, "--variants", *variants)
+    assert [run["variant"] for run in report["runs"]] == variants
     assert all(run["tokens_per_second"] > 0 for run in report["runs"])
     assert sum(kernel["share"] for kernel in report["kernels"]) > 0.5
 
