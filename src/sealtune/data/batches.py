@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sealtune.core.string_array import IntArray
-from sealtune.data.encoded import Encoded
+from sealtune.data.encoded import Encoded, TokensAndMask
 
 GROUP = 128
 """Batches sorted by length together: enough to keep padding near 2 % for rows of very different lengths."""
@@ -26,6 +26,17 @@ class Padded:
     tokens: Tensor
     mask: Tensor
     indices: Tensor
+
+
+def pad(rows: Sequence[TokensAndMask], indices: IntArray) -> Padded:
+    """These rows, padded on the right, with their indices (B,)."""
+    width = max(len(tokens) for tokens, _ in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (row_tokens, row_mask) in enumerate(rows):
+        tokens[i, : len(row_tokens)] = torch.from_numpy(row_tokens)
+        mask[i, : len(row_mask)] = torch.from_numpy(row_mask)
+    return Padded(tokens, mask, torch.from_numpy(indices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +64,7 @@ class Batch:
             yield self._pad(order[start : start + size])
 
     def _pad(self, indices: IntArray) -> Padded:
-        rows = [self.encoded.row(int(self.rows[i])) for i in indices]
-        width = max(len(tokens) for tokens, _ in rows)
-        tokens = torch.zeros(len(rows), width, dtype=torch.int64)
-        mask = torch.zeros(len(rows), width, dtype=torch.bool)
-        for i, (row_tokens, row_mask) in enumerate(rows):
-            tokens[i, : len(row_tokens)] = torch.from_numpy(row_tokens)
-            mask[i, : len(row_mask)] = torch.from_numpy(row_mask)
-        return Padded(tokens, mask, torch.from_numpy(indices))
+        return pad([self.encoded.row(int(self.rows[i])) for i in indices], indices)
 
 
 class Batches:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from sealtune.models.continuations import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -41,17 +42,33 @@ def generate(
     if batch_size < 1 or not all(encoded_prompts):
         raise ValueError("every prompt needs at least one token and every batch at least one prompt")
     ends = end_tokens(model, tokenizer)
-    # Longest first: running out of memory happens at once, and padding is minimal.
-    order = sorted(range(len(encoded_prompts)), key=lambda i: -len(encoded_prompts[i]))
     answers: dict[int, Answer] = {}
-    with _evaluating(model):
-        for rows in _batches(model, encoded_prompts, order, batch_size):
-            new = _generate_batch(model, [encoded_prompts[i] for i in rows], ends, tokenizer, max_new_tokens)
+    with evaluating(model):
+        for rows, new in generate_tokens(model, encoded_prompts, ends, tokenizer, max_new_tokens, batch_size):
             batch = [_read_answer(tokens, ends, tokenizer) for tokens in new]
             answers.update(zip(rows, batch, strict=True))
             if on_batch is not None:
-                on_batch(len(answers), len(order), sum(count for _, count, _ in batch))
-    return [answers[i] for i in range(len(order))]
+                on_batch(len(answers), len(encoded_prompts), sum(count for _, count, _ in batch))
+    return [answers[i] for i in range(len(encoded_prompts))]
+
+
+def generate_tokens(
+    model: Any,
+    prompts: Sequence[list[int]],
+    ends: list[int],
+    tokenizer: Any,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Iterator[tuple[Sequence[int], list[list[int]]]]:
+    """Greedy answers of a model in evaluation mode, batch by batch.
+
+    Yields:
+        Positions of the prompts of a batch, and the new tokens of each, padded to the longest answer of the batch.
+    """
+    # Longest first: running out of memory happens at once, and padding is minimal.
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for rows in _batches(model, prompts, order, batch_size):
+        yield rows, _generate_batch(model, [prompts[i] for i in rows], ends, tokenizer, max_new_tokens)
 
 
 def _batches(
@@ -141,14 +158,3 @@ def _read_answer(tokens: list[int], ends: list[int], tokenizer: Any) -> Answer:
     body = tokens if stop is None else tokens[:stop]
     text = tokenizer.decode(body, skip_special_tokens=True)
     return str(text).strip(), len(body) + finished, finished
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode; its mode is restored afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

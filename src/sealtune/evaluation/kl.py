@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sealtune.evaluation.generate import end_tokens
+from sealtune.evaluation.generate import end_tokens, generate_tokens
 from sealtune.models.continuations import Network, continuation_logits, evaluating
 
 if TYPE_CHECKING:
@@ -52,12 +52,11 @@ def references(
 ) -> list[Reference]:
     """The references of the start model, one per prompt; ``names`` are the ids of the prompts."""
     found: dict[int, Reference] = {}
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    ends = end_tokens(model, tokenizer)
     with evaluating(model):
         tokens: dict[int, list[int]] = {}
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            tokens.update(zip(rows, _greedy(model, [prompts[i] for i in rows], tokenizer), strict=True))
+        for rows, new in generate_tokens(model, prompts, ends, tokenizer, POSITIONS, batch_size):
+            tokens.update(zip(rows, (_until_end(answer, ends) for answer in new), strict=True))
         rows_of = [(prompts[i], tokens[i]) for i in range(len(prompts))]
         for i, logits in continuation_logits(Network(model), rows_of, batch_size):
             top = logits.log_softmax(1).topk(min(TOP, logits.shape[1]))
@@ -90,28 +89,7 @@ def _log_rest(log_probs: Tensor) -> Tensor:
     return (1 - log_probs.exp().sum(1)).clamp(min=1e-9).log()
 
 
-def _greedy(model: Any, prompts: Sequence[list[int]], tokenizer: Any) -> list[list[int]]:
-    """The first POSITIONS tokens of the greedy answers, up to the token that ends one."""
-    ends, width = end_tokens(model, tokenizer), max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
-    new = model.generate(
-        input_ids=torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device),
-        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
-        max_new_tokens=POSITIONS,
-        eos_token_id=ends or None,
-        pad_token_id=pad,
-        use_cache=True,
-        do_sample=False,
-        num_beams=1,
-        # Neutral values: the model's own generation config would otherwise change greedy search or warn about it.
-        repetition_penalty=1.0,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-    )[:, width:].tolist()
-    return [_until_end(tokens, ends) for tokens in new]
-
-
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the one that ends an answer."""
     stop = next((i for i, token in enumerate(tokens, 1) if token in ends), len(tokens))
     return tokens[:stop]

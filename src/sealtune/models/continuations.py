@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sealtune.core.errors import UserError
 from sealtune.models.causal_lm import CausalLM
+from sealtune.models.losses import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +30,11 @@ class Network:
         except UserError:  # its logits are not head(body(tokens)): they are computed everywhere
             self.causal_lm = None
 
+    @property
+    def head(self) -> Head | None:
+        """The output layer that makes logits of states; None if the states are logits."""
+        return None if self.causal_lm is None else self.causal_lm.head
+
     def states(self, tokens: Tensor, **inputs: Tensor) -> Tensor:
         """What ``logits`` makes logits of, (B, T, ...), of token ids (B, T)."""
         if self.causal_lm is None:
@@ -39,9 +45,8 @@ class Network:
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits (R, V) in float32 of states (R, ...)."""
-        if self.causal_lm is None:
+        if (head := self.head) is None:
             return states.float()
-        head = self.causal_lm.head
         return head.logits(states.to(head.weight.dtype))
 
 

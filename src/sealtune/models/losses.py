@@ -58,8 +58,12 @@ def row_losses(hidden: Tensor, head: Head, tokens: Tensor, mask: Tensor) -> Tens
     """
     mask = mask[:, 1:]
     nll = token_losses(hidden[:, :-1][mask], head, tokens[:, 1:][mask])
-    row_of_token = mask.nonzero()[:, 0]
-    sums = nll.new_zeros(len(tokens)).index_add(0, row_of_token, nll)
+    return row_means(nll, mask)
+
+
+def row_means(values: Tensor, mask: Tensor) -> Tensor:
+    """Means (B,) of values (R,), one per token where the mask (B, T) is true, in its order; 0 for a row without any."""
+    sums = values.new_zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
     return sums / mask.sum(1).clamp(min=1)
 
 

@@ -53,12 +53,7 @@ def fingerprints(run: Run) -> dict[str, Any]:
 
 def check(run: Run) -> None:
     """Raise UserError if the prompts, openings or pairs cannot be used, before a model is loaded."""
-    job = Likelihood(run, {}, list)
-    if job.names:
-        from sealtune.models.openings import encode_openings
-
-        encode_openings(run.inputs.load_tokenizer())
-        _ = job.prompts, job.pairs
+    Likelihood(run, {}, list).check()
 
 
 class Likelihood:
@@ -78,6 +73,14 @@ class Likelihood:
         if self.names and len({e.prompt.kind for e in self.prompts}) < 2:
             logger.warning("likelihood: nothing is measured: no harmful or no harmless prompt fits into the model")
             self.names = []
+
+    def check(self) -> None:
+        """Raise UserError if the prompts, openings or pairs cannot be used."""
+        if self.names:
+            from sealtune.models.openings import encode_openings
+
+            encode_openings(self.run.inputs.load_tokenizer())
+            _ = self.prompts, self.pairs
 
     def missing(self) -> list[str]:
         """The models of which something is not stored."""

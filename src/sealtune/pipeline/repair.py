@@ -41,8 +41,7 @@ tags:
 |---|---|---|---|
 {table}
 
-The distances are nats per
-response token; below 0 the safe answers became likelier than in the start model.
+The distances are nats per response token; below 0 the safe answers became likelier than in the start model.
 """
 
 MEASURES = {

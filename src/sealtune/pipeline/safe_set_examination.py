@@ -20,6 +20,7 @@ from sealtune.models.sources import resolve_model
 from sealtune.pipeline.inputs import RunInputs, TokenizedRows
 from sealtune.pipeline.safe_set_findings import Finding, Halves, StartAnswers, examine, split
 from sealtune.tuning.guard import LIKELY
+from sealtune.tuning.guard_rows import GuardRows
 from sealtune.tuning.predictor import start_of_answers
 
 if TYPE_CHECKING:
@@ -89,17 +90,11 @@ def _prompts(
     """The prompts of some rows as token ids, with what the template writes at the start of every answer."""
     written = start_of_answers(tokenizer)
     positions = StringArray.of(encoded.ids).index_in([sample.id for sample in half])
-    found = [_prompt_of(encoded, int(positions[i])) + written for i in _spread(len(positions), MAX_ASKED)]
+    rows = GuardRows(encoded, np.zeros(len(encoded), np.bool_))
+    found = [rows.prompt_of(int(positions[i])) + written for i in _spread(len(positions), MAX_ASKED)]
     return [prompt for prompt in found if len(prompt) <= longest]
 
 
 def _spread(count: int, most: int) -> list[int]:
     """At most ``most`` positions of ``count``, evenly spaced."""
     return list(range(count)) if count <= most else [i * count // most for i in range(most)]
-
-
-def _prompt_of(encoded: Encoded, row: int) -> list[int]:
-    """The tokens before the last answer."""
-    tokens, mask = encoded.row(row)
-    masked = np.flatnonzero(~mask)
-    return [int(token) for token in tokens[: masked[-1] + 1 if len(masked) else 0]]

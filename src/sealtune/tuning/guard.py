@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from sealtune.core.string_array import FloatArray, IntArray
+from sealtune.models.losses import row_means
 from sealtune.tuning.guard_loss import (
     KEPT_TOKENS,
     Forward,
     TopLogProbs,
     divergence,
-    row_means,
     top_log_probs,
 )
 from sealtune.tuning.guard_rows import BoolArray, GuardRows, GuardSampler, response_positions
@@ -117,7 +117,7 @@ class Guard:
         refusal: Refusal,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.settings, self.steps = settings, steps
+        self.settings = settings
         self.forward, self.refusal, self.part = forward, refusal, part
         self.trained, self.watched = rows.split(settings.seed, most=steps * settings.rows)
         self.sampler = GuardSampler(self.trained, settings.rows, settings.seed)

@@ -127,9 +127,3 @@ def _other(log_probs: Tensor, tokens: Tensor) -> Tensor:
     It is summed over the other tokens: one minus the sum over these would round to nothing where a model is certain.
     """
     return log_probs.scatter(1, tokens, IMPOSSIBLE).logsumexp(1)
-
-
-def row_means(values: Tensor, mask: Tensor) -> Tensor:
-    """Means (B,) of values (R,), one per token where the mask (B, T) is true, in its order; 0 for a row without any."""
-    sums = values.new_zeros(len(mask)).index_add(0, mask.nonzero()[:, 0], values)
-    return sums / mask.sum(1).clamp(min=1)

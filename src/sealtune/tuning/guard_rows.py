@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from sealtune.core.string_array import IntArray
-from sealtune.data.batches import Padded
+from sealtune.data.batches import Padded, pad
 from sealtune.data.encoded import Encoded, TokensAndMask
 from sealtune.models.openings import REFUSALS
 
@@ -76,14 +75,7 @@ class GuardRows:
 
     def pad(self, rows: IntArray) -> Padded:
         """These rows as one batch, padded on the right, in this order."""
-        found = [self.row(int(row)) for row in rows]
-        width = max(len(tokens) for tokens, _ in found)
-        tokens = torch.zeros(len(rows), width, dtype=torch.int64)
-        mask = torch.zeros(len(rows), width, dtype=torch.bool)
-        for i, (row_tokens, row_mask) in enumerate(found):
-            tokens[i, : len(row_tokens)] = torch.from_numpy(row_tokens)
-            mask[i, : len(row_mask)] = torch.from_numpy(row_mask)
-        return Padded(tokens, mask, torch.from_numpy(np.asarray(rows)))
+        return pad([self.row(int(row)) for row in rows], rows)
 
 
 class GuardSampler:

@@ -69,16 +69,18 @@ class GuardedTrainer(ResponseTrainer):
         with self.accelerator.autocast():
             added, sums = self.guard.loss(self.state.global_step)
         self._sums = self._sums.to(sums) + sums
-        if not (self.model_accepts_loss_kwargs and num_items_in_batch is not None):  # it will be divided by this
-            added = added * self.current_gradient_accumulation_steps
         self._guard_loss = added.detach()
-        return task + added
+        return task + added * self._divisor(num_items_in_batch)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As the trainer's; returns the loss of the task alone, for the log."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        return loss - self._guard_loss / (1 if scaled else self.current_gradient_accumulation_steps)
+        return loss - self._guard_loss
+
+    def _divisor(self, num_items_in_batch: Any) -> int:
+        """What the trainer divides the loss by: the accumulation steps, unless it counts the tokens of all of them."""
+        counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return 1 if counted else int(self.current_gradient_accumulation_steps)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the guard's figures beside the loss: like it, means since the last log line, over all processes."""

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sealtune.core.errors import UserError
 from sealtune.data.encode import encode_prompt
-from sealtune.models.causal_lm import CausalLM
+from sealtune.models.continuations import Network
 from sealtune.models.lengths import find_limit
 from sealtune.models.openings import REFUSALS, encode_openings, refusal_log_probs
 from sealtune.tuning.guard_loss import Predictions
@@ -36,17 +35,12 @@ class Predictor:
         limit = find_limit(model.config, tokenizer)
         taken = max(map(len, self.openings)) + len(self.start_of_answers)
         self.longest_prompt = max(limit.tokens - taken, 1) if limit else None
-        try:
-            self.causal_lm: CausalLM | None = CausalLM(model)
-        except UserError:  # a family whose logits are not head(body(tokens)): they are computed everywhere
-            self.causal_lm = None
+        self.network = Network(model)
 
     def predict(self, tokens: Tensor, mask: Tensor) -> Predictions:
         """Predictions at the tokens where the mask (B, T) is true, of token ids (B, T) padded on the right."""
         tokens, mask = tokens.to(self.model.device), mask[:, 1:].to(self.model.device)
-        if self.causal_lm is not None:
-            return Predictions(self.causal_lm.hidden_states(tokens)[:, :-1][mask], self.causal_lm.head)
-        return Predictions(self.model(input_ids=tokens, use_cache=False).logits[:, :-1][mask])
+        return Predictions(self.network.states(tokens)[:, :-1][mask], self.network.head)
 
     def refusal(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Probabilities (P,) that the model refuses prompts, given as token ids up to where their answer begins."""

@@ -19,7 +19,6 @@ here with many safe rows and a constraint that ends it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,15 +31,14 @@ from sealtune.core.errors import RunError, UserError
 from sealtune.core.string_array import IntArray
 from sealtune.data.encoded import Encoded
 from sealtune.models.continuations import evaluating
+from sealtune.models.losses import row_means
 from sealtune.tuning.guard import Guard, GuardSettings, Record
-from sealtune.tuning.guard_loss import TopLogProbs, divergence, row_means, top_log_probs
+from sealtune.tuning.guard_loss import TopLogProbs, divergence, top_log_probs
 from sealtune.tuning.guard_rows import GuardRows, response_positions
 from sealtune.tuning.predictor import Predictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 SCALES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 TASK_COST = 0.03

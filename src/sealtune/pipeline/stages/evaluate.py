@@ -66,7 +66,6 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
 
     settings, folder = run.config.evaluate, run.folder
     _check(settings)
-    likelihood.check(run)
     unusable = run.inputs.load_prompts().drops
     for line in notices(unusable):
         logger.warning("%s", line)
@@ -109,6 +108,9 @@ def _answers(run: Run, dependencies: Mapping[str, Any], cache: AnswerCache) -> t
     names = ("base", "tuned") if settings.base else ("tuned",)
     versions = {name: _version(name, dependencies) for name in settings.endpoints}
     stored = {name: _stored(run, name, dependencies) for name in names if name not in settings.endpoints}
+    answers: dict[str, list[Response]] = {}
+    unanswered = Likelihood(run, dependencies, lambda: _start_answers(answers, stored))
+    unanswered.check()
     missing = [name for name in stored if not stored[name].complete]
     unasked = [
         name
@@ -117,8 +119,7 @@ def _answers(run: Run, dependencies: Mapping[str, Any], cache: AnswerCache) -> t
     ]
     if prompts and (missing or unasked):
         judging.require_answers(settings)
-    answers = {name: _served_answers(run, name, versions[name], cache) for name in names if name in versions}
-    unanswered = Likelihood(run, dependencies, lambda: _start_answers(answers, stored))
+    answers |= {name: _served_answers(run, name, versions[name], cache) for name in names if name in versions}
     _measure_missing(run, missing, stored, unanswered)
     for name, store in stored.items():
         answers[name] = store.responses() or []
