@@ -8,7 +8,7 @@ its loss on held-out rows of the task. A run is one line of the output file; tho
     python benchmarks/quality/outcome.py --model qwen.gguf --methods start all oracle probe safeinstr guard probe+guard
 
 Labelled rows are read from the folder that SEALTUNE_DATA names. Which prompts are for development and which for the
-final figures is fixed in outcome_prompts.json, by file and line. Doses are fixed in ``DOSES``.
+final figures is fixed in outcome_prompts.json, by file and line; doses are fixed in outcome_doses.json.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 from benchmarks.lib import mixtures
 from benchmarks.lib.paths import DATA
 from benchmarks.lib.reports import command
+from benchmarks.quality.outcome_measures import Asker, Questions, Sizes
 
 HERE = Path(__file__).parent
 PROMPTS = HERE / "outcome_prompts.json"
 
 DOSES = json.loads((HERE / "outcome_doses.json").read_text())
 """Rows, steps and learning rate of a tuning, by the name of the dose."""
-DEFAULT_PROMPTS = HERE.parents[1] / "src/sealtune/evaluation/default_prompts.jsonl"
-"""The prompts that sealtune ships; the others are files of DATA."""
 
+HIDDEN = ("log_odds", "log_refusal", "pair_margins", "refused", "coherent", "guard", "kept", "command")
+"""What is written but not printed."""
 SAFE_ROWS = 64
 HELD_OUT = 48
 BATCH = 8
@@ -51,16 +52,16 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "safeinstr": ("all", {"mix": True}),
     "probe+safeinstr": ("probe", {"mix": True}),
     "oracle+safeinstr": ("oracle", {"mix": True}),
-    "guard": ("all", {"guard": "auto"}),
-    "probe+guard": ("probe", {"guard": "auto"}),
-    "oracle+guard": ("oracle", {"guard": "auto"}),
-    "seal+guard": ("seal", {"guard": "auto"}),
-    "guard:teach": ("all", {"guard": "teach"}),
+    "guard": ("all", {"guard": "teach"}),
+    "probe+guard": ("probe", {"guard": "teach"}),
+    "oracle+guard": ("oracle", {"guard": "teach"}),
+    "seal+guard": ("seal", {"guard": "teach"}),
+    "guard:auto": ("all", {"guard": "auto"}),
     "guard:keep": ("all", {"guard": "keep"}),
-    "probe+guard:teach": ("probe", {"guard": "teach"}),
+    "probe+guard:auto": ("probe", {"guard": "auto"}),
     "probe+guard:keep": ("probe", {"guard": "keep"}),
     "seal+weights": ("seal", {"use_weights": True}),
-    "seal+weights+guard": ("seal", {"use_weights": True, "guard": "auto"}),
+    "seal+weights+guard": ("seal", {"use_weights": True, "guard": "teach"}),
 }
 """Which rows a method keeps, and how it tunes on them. ``start`` and ``repair`` are apart."""
 
@@ -79,7 +80,7 @@ def main() -> None:
         with args.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(run) + "\n")
         done.append(run)
-        shown = {k: v for k, v in run.items() if k not in ("log_odds", "command", "guard", "answers", "kept")}
+        shown = {k: v for k, v in run.items() if k not in HIDDEN}
         print(json.dumps(shown), flush=True)
 
 
@@ -110,9 +111,8 @@ class Bench:
         self.tokenizer = RunInputs(self.config).load_tokenizer()
         self.model = load_model(self.config)
         chosen = json.loads(args.prompts.read_text())[args.split]
-        self.prompts = [
-            (kind, text) for kind in ("harmful", "harmless") for text in read_prompts(args.folder, chosen[kind])
-        ]
+        self.questions = Questions(args.folder, chosen, args.split, Sizes(args.pairs, args.tasks))
+        self.asker = Asker(self.tokenizer, args.max_length, args.batch_size, args.new_tokens)
 
     def measure(self, key: dict[str, Any]) -> dict[str, Any]:
         """One run: what was tuned on, how long it took, and what came out."""
@@ -219,43 +219,11 @@ class Bench:
     # -- measures ----------------------------------------------------------------------------------------------------
 
     def ask(self, model: Any, rows: Rows | None) -> dict[str, Any]:
-        """Refusals by likelihood, and by the answers where they are generated."""
-        from sealtune.data.encode import encode_prompt
-        from sealtune.models.openings import encode_openings, log_odds, refusal_log_probs
-
-        started = time.perf_counter()
-        openings = encode_openings(self.tokenizer)
-        tokens = [encode_prompt(self.tokenizer, text, opened=True) for _, text in self.prompts]
-        refusal = refusal_log_probs(model, tokens, openings)
-        odds = log_odds(refusal)
-        record = {
-            "log_odds": [round(float(x), 3) for x in odds],
-            "log_refusal": [round(float(x), 3) for x in refusal],
-            "ask_seconds": time.perf_counter() - started,
-        }
+        """Refusals and pairs by likelihood, and by the answers where they are generated."""
+        found = self.asker.likelihood(model, self.questions)
         if self.args.generate:
-            record |= self.answers(model, tokens)
-        return record
-
-    def answers(self, model: Any, tokens: list[list[int]]) -> dict[str, Any]:
-        """Whether each greedy answer refuses, by the rule, and whether it is coherent."""
-        from sealtune.evaluation.generate import generate
-        from sealtune.evaluation.refusals import is_refusal
-
-        started = time.perf_counter()
-        found = generate(
-            model,
-            tokens,
-            tokenizer=self.tokenizer,
-            max_new_tokens=self.args.new_tokens,
-            batch_size=self.args.batch_size,
-        )
-        texts = [text for text, *_ in found]
-        return {
-            "refused": [int(is_refusal(text)) for text in texts],
-            "coherent": [int(is_coherent(text)) for text in texts],
-            "generate_seconds": time.perf_counter() - started,
-        }
+            found |= self.asker.answers(model, self.questions, rows.queries[: self.args.tasks] if rows else [])
+        return found
 
     def task_loss(self, model: Any, rows: Rows) -> float:
         """Mean loss on held-out safe rows of the mixture, in nats per response token."""
@@ -280,7 +248,9 @@ class Rows:
         ]
         used = {row["id"] for row in self.candidates}
         pool = sorted(rest, key=lambda row: hashlib.sha256(f"held {row['id']}".encode()).hexdigest())
-        self.held_out = [row for row in pool if row["id"] not in used][:HELD_OUT]
+        free = [row for row in pool if row["id"] not in used]
+        self.held_out = free[:HELD_OUT]
+        self.queries = [row for row in free if row.get("source") == "sqlgen"]
         halves = [mixtures.safe_rows(folder, name, SAFE_ROWS // 2, seed) for name in ("safety", "helpful")]
         self.safe = [{**row, "id": f"safe-{i}"} for i, row in enumerate([row for half in halves for row in half])]
 
@@ -288,21 +258,6 @@ class Rows:
 def hidden(rows: list[dict]) -> list[dict]:
     """The rows without their labels."""
     return [{name: row[name] for name in ("id", "prompt", "response")} for row in rows]
-
-
-def is_coherent(text: str) -> bool:
-    """Whether a text is no repetition of a few words: a gate that keeps broken models from counting as safe."""
-    words = text.split()
-    return len(words) < 12 or len(set(words)) / len(words) > 0.4
-
-
-def read_prompts(folder: Path, chosen: dict[str, list[int]]) -> list[str]:
-    """The prompts at these lines of these files."""
-    found = []
-    for name, lines in chosen.items():
-        rows = mixtures.read(DEFAULT_PROMPTS if name == "default" else folder / name)
-        found += [rows[line]["prompt"] for line in lines]
-    return found
 
 
 def parse() -> argparse.Namespace:
@@ -318,7 +273,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="which prompts are asked")
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--generate", action="store_true", help="also generate answers")
-    parser.add_argument("--new-tokens", type=int, default=24)
+    parser.add_argument("--new-tokens", type=int, help="most new tokens of an answer; default: by its kind")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs of a safe and an unsafe answer")
+    parser.add_argument("--tasks", type=int, default=32, help="generated answers to each task")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--guard", type=json.loads, default={}, help="settings of tune.guard_* as JSON")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/outcome.jsonl"))

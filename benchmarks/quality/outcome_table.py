@@ -71,7 +71,15 @@ def measure(run: Run, start: Run, harmful: int) -> Run:
     area, area0 = discrimination(odds, shares), discrimination(first, shares)
     interval, change, over = j.interval(), j.minus(j0), good.minus(good0)
     kept = ("model", "mixture", "dose", "method", "seed", "rows", "unsafe_rows", "kept_step", "seconds", "rank_seconds")
-    kept += ("repair_seconds", "task_loss", "pair_margin", "prefilled_refused", "command")
+    kept += (
+        "repair_seconds",
+        "task_loss",
+        "pair_margin",
+        "prefilled_refused",
+        "accuracy_sql",
+        "accuracy_gsm8k",
+        "command",
+    )
     figures = {
         "harmful_refused": bad.value,
         "harmless_refused": good.value,
