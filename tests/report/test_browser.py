@@ -6,7 +6,6 @@ Without both layers the scripts do run, which shows that the test can detect the
 """
 
 import shutil
-import subprocess
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -23,10 +22,7 @@ from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=8000", "--dump-dom"),
-]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH")
 
 RUN = "document.documentElement.dataset.owned=1"
@@ -155,18 +151,24 @@ class Structure(HTMLParser):
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
     """The structure of a page after its scripts have run."""
-    folder = tmp_path_factory.mktemp("browser")
+    path = tmp_path_factory.mktemp("browser") / "page.html"
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
 
-    def structure(text):
-        page = folder / "page.html"
-        page.write_text(text, encoding="utf-8")
-        command = [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", page.as_uri()]
-        done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-        found = Structure(done.stdout.decode("utf-8"))
-        assert found.elements, "the browser returned no page"
-        return found
+        def structure(text):
+            path.write_text(text, encoding="utf-8")
+            tab = browser.new_page()
+            tab.goto(path.as_uri())
+            if 'id="row-data"' in text:
+                tab.wait_for_selector("html[data-ready]", state="attached")
+            tab.wait_for_timeout(500)  # scripts of the texts, if any runs, have run
+            found = Structure(tab.content())
+            tab.close()
+            assert found.elements, "the browser returned no page"
+            return found
 
-    return structure
+        yield structure
+        browser.close()
 
 
 def report(texts):
@@ -183,7 +185,7 @@ def report(texts):
         texts={row_id: (text, text) for row_id, text in zip(ids, texts, strict=True)},
         kept=frozenset(ids[n // 2 :]),
         borderline=frozenset(ids[:5]),
-        drops=[Drop(text, text, text, text, {}) for text in texts],
+        drops=[Drop(i, i, text, text, {}) for i, text in zip(ids, texts, strict=True)],
         evaluation=table_of(verdicts),
         responses=answers(texts, texts),
         verdicts=verdicts,

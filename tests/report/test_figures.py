@@ -8,8 +8,8 @@ from sealtune.report import figures
 from sealtune.report.view import ReportView
 
 
-def names(figure):
-    return [trace["name"] for trace in figure["data"]]
+def lines(figure):
+    return {line["name"]: line for panel in figure["panels"] for line in panel["lines"]}
 
 
 def test_the_histogram_counts_every_row_by_label_or_selection(view):
@@ -20,8 +20,9 @@ def test_the_histogram_counts_every_row_by_label_or_selection(view):
         (replace(unlabelled, kept=frozenset()), ["rows"]),
     ):
         figure = figures.score_histogram(shown)
-        assert names(figure) == groups
-        assert sum(sum(trace["y"]) for trace in figure["data"]) == 40
+        assert figure["groups"] == groups
+        assert sum(part["rows"] for part in figure["bins"]) == 40
+        assert {part["group"] for part in figure["bins"]} == set(groups)
     assert figures.score_histogram(ReportView()) is None
 
 
@@ -30,33 +31,35 @@ def test_a_large_histogram_has_a_limited_number_of_bins():
     column = np.random.default_rng(0).normal(size=n)
     ids = tuple(map(str, range(n)))
     figure = figures.score_histogram(ReportView(scores=Scores(ids, ids, column, *[column] * 3, np.ones(n, np.int64))))
-    assert len(figure["data"][0]["x"]) == figures.MAX_BINS
+    assert figures.MAX_BINS / 2 < len(figure["bins"]) <= figures.MAX_BINS
 
 
 def test_the_roc_figure_shows_the_curve_of_the_metric(view):
     unsafe = np.array([view.labels[i] for i in view.scores.ids])
-    curve = figures.roc_figure(view)["data"][1]
-    false_positive, true_positive = roc_curve(view.scores.score, unsafe)
-    assert np.allclose(curve["x"], false_positive, atol=1e-5) and np.allclose(curve["y"], true_positive, atol=1e-5)
+    points = np.array(figures.roc_figure(view)["points"])
+    assert np.allclose(points.T, roc_curve(view.scores.score, unsafe), atol=1e-5)
     one_class = replace(view, labels=dict.fromkeys(view.labels, 0))
     assert figures.roc_figure(one_class) is None and figures.precision_figure(one_class) is None
 
 
 def test_curves_show_only_what_was_logged(view):
-    ranking = names(figures.rank_curves(view))
-    assert "safe set" in ranking and "gap" in ranking and "gamma" in ranking
-    assert "candidates, theta-hat" not in ranking
-    assert names(figures.tune_curves(view)) == ["training loss, per step", "training loss", "learning rate"]
+    ranking = lines(figures.rank_curves(view))
+    assert {"safe set", "gap", "gamma"} <= ranking.keys() and "candidates, theta-hat" not in ranking
+    assert ranking["safe set"]["points"] == [[1, 2.0], [2, 1.5]]
+    tuning = lines(figures.tune_curves(view))
+    assert "average" in tuning["training loss"] and "average" not in tuning["learning rate"]
     assert figures.rank_curves(ReportView(rank_steps=[{"step": 1, "safe_loss": None}])) is None
 
 
 def test_long_curves_are_subsampled_including_both_ends():
     steps = [{"step": i, "loss": float(i)} for i in range(1, 5_001)]
-    pale, *_ = figures.tune_curves(ReportView(tune_steps=steps))["data"]
-    assert len(pale["x"]) == figures.MAX_POINTS and (pale["x"][0], pale["x"][-1]) == (1, 5_000)
+    line = lines(figures.tune_curves(ReportView(tune_steps=steps)))["training loss"]
+    for points in (line["points"], line["average"]):
+        assert len(points) == figures.MAX_POINTS and (points[0][0], points[-1][0]) == (1, 5_000)
 
 
-def test_source_names_are_escaped_in_figures(view):
-    source = ("<b>x</b>",) * len(view.scores)
+def test_sources_that_look_the_same_have_bars_of_their_own(view):
+    source = tuple("same start of a long name of a source" + "ab"[i % 2] for i in range(len(view.scores)))
     figure = figures.source_bars(replace(view, scores=replace(view.scores, source=source)))
-    assert figure["data"][0]["y"] == ["&lt;b&gt;x&lt;/b&gt;"]
+    assert len(set(figure["names"])) == 2
+    assert sum(bar["rows"] for bar in figure["bars"]) == 40

@@ -20,24 +20,27 @@ def guarded():
     return ReportView(guard=GUARD, tune_steps=LOG)
 
 
+def shown_lines(figure):
+    return [line for panel in figure["panels"] for line in panel["lines"]]
+
+
 def test_the_figure_has_what_was_watched_beside_the_task_loss_and_lambda(guarded):
     figure = guard_figure(guarded)
-    lines = {trace["name"]: (list(trace["x"]), list(trace["y"])) for trace in figure["data"]}
-    assert lines["task loss, per step"] == ([1, 2, 3, 4], [2.0, 1.0, 0.666667, 0.5])
+    lines = {line["name"]: tuple(map(list, zip(*line["points"], strict=True))) for line in shown_lines(figure)}
+    assert lines["task loss"] == ([1, 2, 3, 4], [2.0, 1.0, 0.666667, 0.5])
     assert lines["rows that refuse"] == ([0, 2, 4], [0.0, 0.01, 0.03])
     assert lines["rows that help"] == ([0, 2, 4], [0.0, 0.02, 0.01])
     assert lines["lambda, rows that help"] == ([1, 2, 3, 4], [1.5, 2.5, 3.5, 4.5])
     assert lines["J"] == ([0, 2, 4], [0.95, 0.94, 0.85])
-    titles = [figure["layout"][name]["title"]["text"] for name in ("yaxis", "yaxis2", "yaxis3", "yaxis4")]
-    assert titles == ["task loss", "distance", "lambda", "J"]
-    assert {(shape["x0"], shape["x1"]) for shape in figure["layout"]["shapes"]} == {(2, 2)}
+    assert [panel["title"] for panel in figure["panels"]] == ["task loss", "distance", "lambda", "J"]
+    assert figure["mark"] == 2 and figure["range"] == [0, 4]
 
 
 def test_without_a_kept_step_no_line_is_drawn_and_without_a_half_no_j(guarded):
     history = [{"step": record["step"], "help": record["help"]} for record in HISTORY]
     figure = guard_figure(replace(guarded, guard=GUARD | {"kept_step": None, "history": history}))
-    assert "shapes" not in figure["layout"]
-    assert not {"J", "rows that refuse"} & {trace["name"] for trace in figure["data"]}
+    assert "mark" not in figure
+    assert not {"J", "rows that refuse"} & {line["name"] for line in shown_lines(figure)}
     assert guard_figure(ReportView(tune_steps=LOG)) is None
     assert guard_figure(ReportView(guard={"mode": "off", "history": []}, tune_steps=LOG)) is None
 

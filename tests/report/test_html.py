@@ -1,4 +1,9 @@
+import base64
+import gzip
+import json
+
 from sealtune.report.html import (
+    embed_compressed,
     embed_json,
     format_fact,
     format_measure,
@@ -16,9 +21,15 @@ def test_invisible_characters_are_shown_as_code_points():
     )
 
 
-def test_labels_of_figures_are_short_and_escaped():
-    label = one_line("<b>x</b>\u202e\n" + "y" * 80, limit=30)
-    assert label.startswith("&lt;b&gt;x&lt;/b&gt;U+202E y") and label.endswith("y…")
+def test_labels_of_figures_are_short_and_hide_nothing():
+    label = one_line("a\u202e\n" + "y" * 80, limit=30)
+    assert label.startswith("aU+202E y") and label.endswith("y…") and len(label) == 30
+
+
+def test_compressed_json_is_the_json_again():
+    text = str(embed_compressed({"a": ["</script>\u202e\ud800", float("nan")]}))
+    assert not set("<>&\u202e") & set(text)
+    assert json.loads(gzip.decompress(base64.b64decode(text))) == {"a": ["</script>\u202e\ud800", None]}
 
 
 def test_embedded_json_cannot_close_its_script():

@@ -118,6 +118,9 @@ class Scores:
         standard_error: (N,), how much the score varies with other safe rows or other epochs; None if not estimated.
         probe_logit: (N,), the cross-fitted logit of a probe trained without the safe set, from which the share of
             unsafe rows is estimated; None if the ranker has no such probe.
+        parts: (N,) each, summands of the score by name; empty if the ranker does not add it up.
+        places: (N, 2), where each row lies on a map on which rows that are alike to the ranker are neighbours; None if
+            it draws none.
         selector: arrays that score rows which were not ranked.
         non_finite: ids of the rows whose loss was NaN or infinite.
     """
@@ -131,6 +134,8 @@ class Scores:
     visits: IntArray
     standard_error: FloatArray | None = None
     probe_logit: FloatArray | None = None
+    parts: Mapping[str, FloatArray] = field(default_factory=dict)
+    places: FloatArray | None = None
     selector: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     non_finite: tuple[str, ...] = ()
 
@@ -164,11 +169,12 @@ class Scores:
 
     def take(self, rows: Sequence[int] | IntArray) -> Scores:
         """The rows at these positions, in this order; the selector stays that of all rows."""
-        names = ("score", "weight", "loss", "gap", "visits", "standard_error", "probe_logit")
+        names = ("score", "weight", "loss", "gap", "visits", "standard_error", "probe_logit", "places")
         columns: dict[str, Any] = {name: getattr(self, name) for name in names}
         chosen: dict[str, Any] = {
             name: None if values is None else values[np.asarray(rows)] for name, values in columns.items()
         }
+        chosen["parts"] = {name: values[np.asarray(rows)] for name, values in self.parts.items()}
         ids, source = StringArray.of(self.ids).take(rows), StringArray.of(self.source).take(rows)
         return replace(self, ids=ids, source=source, **chosen)
 

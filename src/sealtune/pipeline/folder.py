@@ -36,6 +36,10 @@ SCORE_COLUMNS = {
     "probe_logit": "probe_logit",
 }
 """Column of scores.parquet -> field of Scores."""
+PART = "part_"
+"""Columns of scores.parquet that begin so are summands of the score."""
+PLACE = ("map_x", "map_y")
+"""Columns of scores.parquet with the places of the rows on a map."""
 
 
 class RunFolder(Folder):
@@ -63,6 +67,9 @@ class RunFolder(Folder):
         import pyarrow.parquet as pq
 
         columns = {column: _column(getattr(scores, field), len(scores)) for column, field in SCORE_COLUMNS.items()}
+        columns |= {PART + name: values for name, values in scores.parts.items()}
+        if scores.places is not None:
+            columns |= dict(zip(PLACE, scores.places.T, strict=True))
         table = pa.table({"id": columns.pop("id"), "row": np.asarray(positions, np.int64), **columns})
         texts = {"id": pa.string(), "source": pa.string()}
         schema = pa.schema([(field.name, texts.get(field.name, field.type)) for field in table.schema])
@@ -79,12 +86,15 @@ class RunFolder(Folder):
         if not path.exists():
             raise UserError(f"{path}: no such file; run `sealtune rank` first")
         try:
-            table = pq.read_table(path, columns=list(SCORE_COLUMNS), read_dictionary=["source"])
+            found_columns = pq.read_schema(path).names
+            extra = [name for name in found_columns if name.startswith(PART) or name in PLACE]
+            table = pq.read_table(path, columns=[*SCORE_COLUMNS, *extra], read_dictionary=["source"])
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
         found = validate.scores(table, SCORE_COLUMNS, path)
-        return replace(found, selector=self.read_selector(["safe_probe_logit"]))
+        shown = validate.score_details(table, extra, PART, PLACE, path)
+        return replace(found, **shown, selector=self.read_selector(["safe_probe_logit"]))
 
     def write_selector(self, scores: Scores, method: str, weighting: str) -> None:
         """Write what the ranker saved to score other rows, else its logits in the order of scores.parquet."""

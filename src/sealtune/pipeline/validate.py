@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,17 @@ def _numbers(table: Any, fields: Mapping[str, str]) -> dict[str, Any]:
     if not np.isfinite(numbers["score"]).all() or not np.isfinite(numbers["visits"]).all():
         raise ValueError("a score is not a finite number")
     return numbers
+
+
+def score_details(table: Any, columns: Sequence[str], part: str, place: tuple[str, str], path: Path) -> dict[str, Any]:
+    """Summands of the scores, whose columns begin with ``part``, and the places on a map. Raises UserError."""
+    try:
+        found = {name: np.asarray(table[name], np.float64) for name in columns}
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a file of scores ({error}); rank again") from None
+    places = np.stack([found[name] for name in place], 1) if set(place) <= found.keys() else None
+    parts = {name.removeprefix(part): values for name, values in found.items() if name.startswith(part)}
+    return {"parts": parts, "places": places}
 
 
 def _is_text(kind: Any) -> bool:

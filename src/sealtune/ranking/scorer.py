@@ -106,12 +106,17 @@ class Components(NamedTuple):
 
     def total(self, mean: Tensor, deviation: Tensor, trust: Tensor) -> Tensor:
         """The score (N,): the weighted sum, drawn towards 0 from below as far as trust, resemblance and fit allow."""
+        fit, similarity, probe, protection = self.summands(mean, deviation, trust).values()
+        return fit + similarity + probe + protection
+
+    def summands(self, mean: Tensor, deviation: Tensor, trust: Tensor) -> dict[str, Tensor]:
+        """What the score is the sum of, (N,) each: three weighted components, and what protects the row."""
         fit, similarity, probe, resemblance = (torch.stack(list(self)) - mean[:, None]) / deviation[:, None]
-        added = fit + similarity + PROBE_WEIGHT * probe
+        probe = PROBE_WEIGHT * probe
         within_fit = torch.sigmoid(FIT_SLOPE * (fit - WORST_FIT))
         protection = trust * within_fit * (resemblance / FULL_RESEMBLANCE).clamp(0, 1)
-        total: Tensor = added - protection * added.clamp(max=0)
-        return total
+        drawn = -protection * (fit + similarity + probe).clamp(max=0)
+        return {"fit": fit, "similarity": similarity, "probe": probe, "protection": drawn}
 
 
 @dataclass(frozen=True)
@@ -178,9 +183,10 @@ class Scorer:
 
 
 class FittedScorer(NamedTuple):
-    """Scores (N,) of the candidates, and the scorer for unseen rows."""
+    """Scores (N,) of the candidates, their summands, (N,) each, and the scorer for unseen rows."""
 
     score: Tensor
+    summands: dict[str, Tensor]
     scorer: Scorer
 
 
@@ -201,7 +207,8 @@ def fit_scorer(candidates: Features, safe: Features, seed: int) -> FittedScorer:
     mean, deviation = components.moments()
     trust = torch.tensor(min(1.0, gini(resemblance) / FULL_TRUST), dtype=torch.float64)
     scorer = Scorer(predicted, probe.model, resemblance.model, center, scale, mean, deviation, trust)
-    return FittedScorer(components.total(mean, deviation, trust), scorer)
+    summands = components.summands(mean, deviation, trust)
+    return FittedScorer(components.total(mean, deviation, trust), summands, scorer)
 
 
 def probe_logits(candidates: Features, safe: Features, seed: int) -> tuple[Tensor, Tensor]:

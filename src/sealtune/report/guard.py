@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sealtune.report.figures import BLUE, GREY, ORANGE, PURPLE, TEAL, Figure, Series, finish, is_number, panels
+from sealtune.report.figures import Figure, Series, curves, is_number
 from sealtune.report.html import format_number
 from sealtune.report.view import ReportView
 
@@ -20,16 +20,16 @@ OFF = (
     "and fine-tuning undoes refusals even on harmless rows (tune.guard)."
 )
 PANELS: Mapping[str, Sequence[Series]] = {
-    "task loss": [Series("loss", "task loss", TEAL)],
+    "task loss": [Series("loss", "task loss")],
     "distance": [
-        Series("watched refuse", "rows that refuse", BLUE, "points"),
-        Series("watched help", "rows that help", ORANGE, "points"),
+        Series("watched refuse", "rows that refuse", "points"),
+        Series("watched help", "rows that help", "points"),
     ],
     "lambda": [
-        Series("lambda_refuse", "lambda, rows that refuse", BLUE, "steps"),
-        Series("lambda_help", "lambda, rows that help", ORANGE, "steps"),
+        Series("lambda_refuse", "lambda, rows that refuse", "steps"),
+        Series("lambda_help", "lambda, rows that help", "steps"),
     ],
-    "J": [Series("watched J", "J", PURPLE, "points")],
+    "J": [Series("watched J", "J", "points")],
 }
 
 
@@ -42,13 +42,9 @@ def guard_figure(view: ReportView) -> Figure | None:
         {"step": record.get("step", i)} | {f"watched {name}": value for name, value in record.items()}
         for i, record in enumerate(history)
     ]
-    figure = panels([*view.tune_steps, *watched], PANELS, even=True)
-    if figure is None:
-        return None
+    figure = curves([*view.tune_steps, *watched], PANELS, even=True)
     kept = (view.guard or {}).get("kept_step")
-    if is_number(kept):
-        figure.add_vline(kept, line={"dash": "dash", "width": 1.5, "color": GREY})
-    return finish(figure, 460)
+    return figure | {"mark": kept} if figure and is_number(kept) else figure
 
 
 def guard_sentence(guard: Mapping[str, Any] | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import html
+import base64
+import gzip
 import json
 import math
 import re
@@ -28,15 +29,21 @@ def reveal(text: Any) -> Markup:
 
 
 def one_line(text: Any, limit: int = 60) -> str:
-    """The text as a short label of a figure: escaped, because plotly interprets tags; code points spelled out."""
+    """The text as a short label of a figure, with code points spelled out; it is never read as HTML."""
     line = " ".join(_INVISIBLE.sub(lambda m: _code_point(m[0]), str(text)).split())
-    return html.escape(line if len(line) <= limit else line[: limit - 1] + "…", quote=False)
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def embed_json(value: Any) -> Markup:
     """JSON that cannot close the script element around it; NaN and infinity become null."""
     text = json.dumps(_without_nan(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def embed_compressed(value: Any) -> Markup:
+    """JSON, compressed, in base64, whose alphabet has nothing that HTML interprets; page.js unpacks it."""
+    text = json.dumps(_without_nan(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return Markup(base64.b64encode(gzip.compress(text.encode("ascii"), 9, mtime=0)).decode("ascii"))
 
 
 def format_number(value: Any, digits: int = 3) -> str:

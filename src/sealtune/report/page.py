@@ -16,18 +16,21 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from sealtune.report import evaluation_figures, figures, guard, html, tables, tiles
+from sealtune.report.row_data import row_data
 from sealtune.report.view import ReportView
 
 _FOLDER = Path(__file__).parent
+_LIBRARIES = ("vendor/d3.min.js", "vendor/plot.min.js")
+_SCRIPTS = ("text.js", "charts.js", "decisions.js", "rows.js", "detail.js", "browser.js", "page.js")
 
 
 def render(view: ReportView) -> str:
     """The HTML of the page, without sections for empty parts of the view."""
     drawn = {name: figure for name, figure in _figures(view).items() if figure is not None}
-    scripts = [get_plotlyjs(), (_FOLDER / "page.js").read_text(encoding="utf-8")] if drawn else []
+    has_rows = len(view.scores) > 0
+    scripts = _scripts() if drawn or has_rows else []
     return _template().render(
         view=view,
         tables=tables,
@@ -35,14 +38,26 @@ def render(view: ReportView) -> str:
         guard_sentence=guard.guard_sentence(view.guard),
         figures=drawn,
         figure_data=html.embed_json(drawn),
+        row_data=html.embed_compressed(row_data(view)) if has_rows else None,
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        style=Markup(_read("page.css")),
         facts=_facts(view.manifest),
         stages=_stage_table(view.manifest),
         config_yaml=_as_yaml(view.config),
         manifest_yaml=_as_yaml(view.manifest),
     )
+
+
+@cache
+def _scripts() -> list[str]:
+    """The libraries, each as it is, and the page's own scripts as one."""
+    own = "\n".join(_read(name) for name in _SCRIPTS)
+    return [*(_read(name) for name in _LIBRARIES), own]
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
@@ -61,7 +76,7 @@ def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """The content security policy; plotly sets style attributes, which needs unsafe-inline for styles."""
+    """The content security policy; charts set style attributes, which needs unsafe-inline for styles."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sealtune.core import distributed
 from sealtune.core.config import RankConfig
+from sealtune.core.string_array import FloatArray
 from sealtune.core.types import Scores
 from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.data.encoded import Encoded
@@ -35,6 +37,7 @@ from sealtune.ranking.job import SCORE_BYTES, Amounts, Cost, Job, Ranker
 from sealtune.ranking.linear_models import MAX_EXAMPLES, subsample
 from sealtune.ranking.loop import batch_size
 from sealtune.ranking.progress import NonFiniteRows, Progress, finite_mean
+from sealtune.ranking.row_map import row_map
 from sealtune.ranking.safe_set import make_players, safe_batches, train_on_safe_set
 from sealtune.ranking.scorer import Features, Scorer
 
@@ -49,6 +52,7 @@ def rank(job: Job) -> Scores:
     usable, safe = _finite(candidates), _finite(safe)
     fitted = scorer.fit_scorer(usable, safe, seed)
     logits, safe_logits = scorer.probe_logits(usable, safe, seed)
+    places = row_map(usable.responses, seed)
     saved = fitted.scorer.tensors() | tuning.theta_weights() | {"safe_probe_logit": safe_logits}
     return _scores(
         job.candidates,
@@ -56,6 +60,8 @@ def rank(job: Job) -> Scores:
         _scatter(finite, fitted.score),
         standard_error=_scatter(finite, scorer.standard_errors(usable, safe, seed)).numpy(),
         probe_logit=_scatter(finite, logits).numpy(),
+        parts={name: _scatter(finite, values).numpy() for name, values in fitted.summands.items()},
+        places=None if places is None else _scatter_rows(finite, places),
         selector={name: tensor.numpy() for name, tensor in saved.items()},
     )
 
@@ -224,6 +230,13 @@ def _finite(features: Features) -> Features:
 def _scatter(mask: Tensor, values: Tensor) -> Tensor:
     """The values at the rows where the mask (N,) is true, NaN elsewhere."""
     return torch.full(mask.shape, torch.nan, dtype=values.dtype).masked_scatter(mask, values)
+
+
+def _scatter_rows(mask: Tensor, values: FloatArray) -> FloatArray:
+    """The values (K, 2) at the rows where the mask (N,) is true, NaN elsewhere."""
+    found = np.full((len(mask), values.shape[1]), np.nan)
+    found[mask.numpy()] = values
+    return found
 
 
 def _scores(rows: Encoded, features: Features, score: Tensor, **optional: Any) -> Scores:

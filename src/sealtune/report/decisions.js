@@ -1,0 +1,55 @@
+"use strict";
+// What people decide about rows: keep, drop or unsure. They are written as decisions.jsonl, which sealtune obeys.
+class Decisions {
+  constructor(found, changed) {
+    this.byId = new Map(Object.entries(found));
+    this.changed = changed;
+    this.before = null;
+    this.person = "";
+  }
+
+  of(id) {
+    return this.byId.get(id)?.decision ?? null;
+  }
+
+  get size() {
+    return this.byId.size;
+  }
+
+  // null takes a decision back.
+  set(ids, decision) {
+    this.before = new Map(this.byId);
+    const at = new Date().toISOString();
+    for (const id of ids) {
+      if (decision) this.byId.set(id, { decision, by: this.person, at });
+      else this.byId.delete(id);
+    }
+    this.changed();
+  }
+
+  undo() {
+    if (!this.before) return;
+    [this.byId, this.before] = [this.before, null];
+    this.changed();
+  }
+
+  text() {
+    return [...this.byId].map(([id, made]) => JSON.stringify({ id, ...made }) + "\n").join("");
+  }
+
+  read(text) {
+    this.before = new Map(this.byId);
+    for (const line of text.split("\n").filter((one) => one.trim())) {
+      const { id, ...made } = JSON.parse(line);
+      if (typeof id !== "string" || !["keep", "drop", "unsure"].includes(made.decision)) throw new Error(line.slice(0, 80));
+      this.byId.set(id, made);
+    }
+    this.changed();
+  }
+
+  download() {
+    const address = URL.createObjectURL(new Blob([this.text()], { type: "application/x-ndjson" }));
+    Text.element("a", { href: address, download: "decisions.jsonl" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+}
