@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,18 @@ def test_scores_survive_a_round_trip(folder):
     np.testing.assert_array_equal(back.score, scores.score)
     np.testing.assert_array_equal(back.loss, nan)
     assert back.visits.tolist() == [3, 0]
+
+
+def test_summands_and_places_survive_a_round_trip(folder):
+    one = np.array([0.5, np.nan, -1.0])
+    none = np.full(3, np.nan)
+    scores = Scores(("a", "b", "c"), ("s",) * 3, np.arange(3.0), np.ones(3), none, none, np.ones(3, np.int64))
+    folder.write_scores(replace(scores, parts={"fit": one}, places=np.stack([one, one + 1], 1)), np.arange(3))
+    found = folder.read_scores()
+    assert found.parts.keys() == {"fit"} and np.array_equal(found.parts["fit"], one, equal_nan=True)
+    assert np.array_equal(found.places, np.stack([one, one + 1], 1), equal_nan=True)
+    taken = found.take([2, 0])
+    assert taken.parts["fit"].tolist() == [-1.0, 0.5] and taken.places[0].tolist() == [-1.0, 0.0]
 
 
 def test_missing_and_invalid_scores_are_refused(folder):

@@ -142,6 +142,15 @@ def test_constant_features_give_finite_scores():
     assert torch.isfinite(fit_scorer(flat, flat, seed=0).score).all()
 
 
+def test_the_summands_add_up_to_the_score():
+    parts = Components(*torch.randn(4, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    moments = (*parts.moments(), torch.tensor(1.0))
+    summands = parts.summands(*moments)
+    assert list(summands) == ["fit", "similarity", "probe", "protection"]
+    assert torch.equal(sum(summands.values()), parts.total(*moments))
+    assert (summands["protection"] >= 0).all() and (summands["protection"] > 0).any()
+
+
 def test_too_few_rows_are_refused():
     with pytest.raises(ValueError, match="at least two candidates"):
         fit_probe(torch.zeros(1), torch.zeros(1, 3), torch.zeros(2, 3), seed=0)
