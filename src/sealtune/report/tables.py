@@ -88,8 +88,8 @@ def kept_mask(view: ReportView) -> npt.NDArray[np.bool_]:
 
 
 def threshold(view: ReportView) -> float | None:
-    """The lowest score that was kept; None before selection."""
-    return lowest_kept(view.scores, view.kept)
+    """The lowest score that was kept, whatever people kept below it; None before selection."""
+    return lowest_kept(view.scores, view.kept, view.decisions)
 
 
 def model_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

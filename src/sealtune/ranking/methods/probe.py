@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sealtune.core import distributed
 from sealtune.core.config import RankConfig
+from sealtune.core.string_array import StringArray
 from sealtune.core.types import Scores
 from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.data.encoded import Encoded
@@ -34,6 +35,7 @@ from sealtune.ranking.bilevel import safe_steps
 from sealtune.ranking.job import SCORE_BYTES, Amounts, Cost, Job, Ranker
 from sealtune.ranking.linear_models import MAX_EXAMPLES, subsample
 from sealtune.ranking.loop import batch_size
+from sealtune.ranking.marks import marks_of
 from sealtune.ranking.progress import NonFiniteRows, Progress, finite_mean
 from sealtune.ranking.safe_set import make_players, safe_batches, train_on_safe_set
 from sealtune.ranking.scorer import Features, Scorer
@@ -47,14 +49,15 @@ def rank(job: Job) -> Scores:
         return _scores(job.candidates, candidates, torch.zeros(1))
     seed, finite = job.config.seed, candidates.losses.isfinite()
     usable, safe = _finite(candidates), _finite(safe)
-    fitted = scorer.fit_scorer(usable, safe, seed)
-    logits, safe_logits = scorer.probe_logits(usable, safe, seed)
+    marks = marks_of(job.decisions, StringArray.of(job.candidates.ids).take(finite.nonzero().flatten().numpy()))
+    fitted = scorer.fit_scorer(usable, safe, seed, marks)
+    logits, safe_logits = scorer.probe_logits(usable, safe, seed, marks)
     saved = fitted.scorer.tensors() | tuning.theta_weights() | {"safe_probe_logit": safe_logits}
     return _scores(
         job.candidates,
         candidates,
         _scatter(finite, fitted.score),
-        standard_error=_scatter(finite, scorer.standard_errors(usable, safe, seed)).numpy(),
+        standard_error=_scatter(finite, scorer.standard_errors(usable, safe, seed, marks)).numpy(),
         probe_logit=_scatter(finite, logits).numpy(),
         selector={name: tensor.numpy() for name, tensor in saved.items()},
     )
@@ -231,4 +234,4 @@ def _scores(rows: Encoded, features: Features, score: Tensor, **optional: Any) -
     return Scores.unweighted(rows.ids, rows.source, score.double().numpy(), loss=losses, visits=1, **optional)
 
 
-RANKER = Ranker(rank, cost, score=score, estimates_unsafe_share=True)
+RANKER = Ranker(rank, cost, score=score, estimates_unsafe_share=True, learns_from_decisions=True)
