@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,6 +159,14 @@ def guard(folder: RunFolder, entry: StageEntry) -> dict[str, Any]:
     }
 
 
+def result(folder: RunFolder, stages: Sequence[str]) -> dict[str, Any]:
+    """What these stages have found, for scripts: the facts of each, and results.json after the report."""
+    entries = folder.manifest().stages
+    facts = {name: entries[name].facts() | {"outputs": sorted(entries[name].outputs)} for name in stages}
+    reported = {"results": folder.read_json("results.json")} if "report" in stages else {}
+    return {"run": str(folder.root), "stages": facts, **reported}
+
+
 def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
     """What the report shows."""
     folder, manifest = run.folder, findings.manifest
@@ -168,7 +176,7 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
         config=manifest.config,
         manifest={name: value for name, value in manifest.as_dict().items() if name != "config"},
         scores=findings.scores,
-        texts=_Conversations(run.inputs.load_rows().samples),
+        texts=Conversations(run.inputs.load_rows().samples),
         kept=kept,
         decisions=findings.decisions,
         borderline=selection.borderline(findings.scores, kept, findings.decisions),
@@ -187,7 +195,7 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
     )
 
 
-class _Conversations(Mapping[str, tuple[str, str]]):
+class Conversations(Mapping[str, tuple[str, str]]):
     """Prompt and response by id. They are read on access: a report shows few rows."""
 
     def __init__(self, samples: Samples) -> None:

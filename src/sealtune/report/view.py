@@ -77,3 +77,8 @@ class ReportView:
     def has_selection(self) -> bool:
         """Whether rows were selected, that is, whether at least one was kept."""
         return len(self.kept) > 0
+
+
+def has_stage(view: ReportView, name: str) -> bool:
+    """Whether the run has finished this stage."""
+    return name in view.manifest.get("stages", ())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sealtune.core import distributed
 from sealtune.core.config import RankConfig
+from sealtune.core.console import track
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Scores
 from sealtune.data.batches import Batch, Batches, longest_first
@@ -50,14 +51,21 @@ def rank(job: Job) -> Scores:
     seed, finite = job.config.seed, candidates.losses.isfinite()
     usable, safe = _finite(candidates), _finite(safe)
     marks = marks_of(job.decisions, StringArray.of(job.candidates.ids).take(finite.nonzero().flatten().numpy()))
-    fitted = scorer.fit_scorer(usable, safe, seed, marks)
-    logits, safe_logits = scorer.probe_logits(usable, safe, seed, marks)
+    with track(
+        "rank: scorer"
+    ) as advance:  # takes seconds, of many rows minutes; the scorer is fitted on both halves, too
+        fitted = scorer.fit_scorer(usable, safe, seed, marks)
+        advance(1, 4)
+        logits, safe_logits = scorer.probe_logits(usable, safe, seed, marks)
+        advance(2, 4)
+        errors = scorer.standard_errors(usable, safe, seed, marks)
+        advance(4, 4)
     saved = fitted.scorer.tensors() | tuning.theta_weights() | {"safe_probe_logit": safe_logits}
     return _scores(
         job.candidates,
         candidates,
         _scatter(finite, fitted.score),
-        standard_error=_scatter(finite, scorer.standard_errors(usable, safe, seed, marks)).numpy(),
+        standard_error=_scatter(finite, errors).numpy(),
         probe_logit=_scatter(finite, logits).numpy(),
         selector={name: tensor.numpy() for name, tensor in saved.items()},
     )
