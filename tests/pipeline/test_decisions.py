@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import sealtune
 from helpers.tiny import random_rows, tiny_model
 from sealtune.cli import main
 from sealtune.core.config_io import build_config
@@ -113,6 +114,24 @@ def test_the_command_line_gives_them_to_the_stages_that_read_them(project):
     assert done.exit_code == 0, done.stderr
     assert [row["decision"] for row in read("out/select/decisions.jsonl")] == ["drop"]
     assert json.loads(done.stdout)["stages"]["select"]["rows"] == 10
+
+
+def test_a_ranking_and_the_python_api_are_given_them(project, tiny_folder):
+    write("d.jsonl", decision("1-3", "keep"), decision("1-4", "drop"))
+    words = ["--model", str(tiny_folder), "--data", "candidates.jsonl", "--safe", "safe.jsonl", "rank.method=dsir"]
+    done = CliRunner().invoke(main.app, ["rank", *words, "--out", "x", "--decisions", "d.jsonl"])
+    assert done.exit_code == 0 and "rank: 1 row marked keep joined the safe set; dsir cannot" in done.stderr
+    ranked = Run(build_config({**project, "output_dir": "x"})).folder
+    assert "decisions" in ranked.manifest().stages["rank"].inputs
+    settings = {"method": "dsir", "decisions": "d.jsonl"}
+    scores = sealtune.rank(str(tiny_folder), "candidates.jsonl", "safe.jsonl", rank=settings)
+    assert scores.by_id() == ranked.read_scores().by_id()
+    assert (
+        scores.by_id()
+        != sealtune.rank(str(tiny_folder), "candidates.jsonl", "safe.jsonl", rank={"method": "dsir"}).by_id()
+    )
+    kept = sealtune.select(scores, keep_ratio=0.1, decisions="d.jsonl").kept
+    assert len(kept) == 2 and "1-3" in kept and "1-4" not in kept
 
 
 def job_of(method, decisions):
