@@ -25,6 +25,7 @@ from sealtune.core.console import track
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Prompt, Scores, Selection
+from sealtune.pipeline.decisions import load_decisions
 from sealtune.pipeline.inputs import RunInputs
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
 
     inputs = RunInputs(_config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe")))
     config = inputs.for_ranking().config
+    made = load_decisions(config.rank.decisions, inputs.load_candidates())
     with track("rank") as advance:
         job = Job(
             inputs.load_ranking_candidates(),
@@ -62,6 +64,7 @@ def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
             config,
             lambda full: models.load_model(config, full=full),
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
+            decisions=made,
         )
         return methods.rank(job)
 
@@ -91,10 +94,17 @@ def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores
 
 
 def select(scores: Scores, **settings: Any) -> Selection:
-    """Select the rows to keep: ``keep_ratio=0.8`` or ``threshold=...``. Raises UserError if nothing would be kept."""
+    """Select the rows to keep: ``keep_ratio=0.8`` or ``threshold=...``, and ``decisions="decisions.jsonl"``.
+
+    Raises:
+        UserError: nothing would be kept, or a decision cannot be read.
+    """
+    from sealtune.data.decisions import read_decisions
     from sealtune.ranking import selection
 
-    return selection.select(scores, _config("", {"select": settings}).select)
+    chosen = _config("", {"select": settings}).select
+    made = read_decisions(chosen.decisions, scores.ids) if chosen.decisions else {}
+    return selection.select(scores, chosen, made)
 
 
 def tune(

@@ -1,11 +1,13 @@
 """The benchmarks of ranking quality run, on tiny models, and count what they claim to."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
-from benchmarks.quality.ranking import quality
+from benchmarks.quality import decisions
+from benchmarks.quality.ranking import Task, quality
 from helpers.benchmarks import report_of, run_benchmark, write_mixture
 
 RANKERS = ["loss", "probe", "seal:num_train_epochs=3", "embedding", "moderation", "unseen", "refined", "ceiling"]
@@ -34,6 +36,16 @@ def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     assert (tmp_path / "out.md").exists()
 
 
+def test_decisions_start_from_the_ranking_of_the_probe(tmp_path, tiny_folder):
+    write_mixture(tmp_path)
+    settings = {"folder": tmp_path, "model": str(tiny_folder), "rows": 30, "safe": "mixed", "safe_rows": 12}
+    task = Task(Namespace(**settings, max_length=64, settings=[]), "a", 0)
+    candidates, safe, ids = decisions.features(task)
+    scores = decisions.rank(candidates, safe, ids, 0, {})
+    score, _ = task._rank("probe")
+    assert scores.by_id() == dict(zip(task.candidates.ids, score.tolist(), strict=True))
+
+
 def test_hard_negatives_are_counted_in_the_lowest_fifth_and_in_the_lowest_k():
     rows = [{"unsafe": int(i in (0, 3, 4)), "hard_negative": int(i in (1, 2, 8, 9))} for i in range(10)]
     found = quality(np.arange(10.0), rows)
@@ -49,3 +61,19 @@ def test_transfer_tunes_one_model_on_rows_ranked_by_another(tmp_path, tiny_folde
     assert set(found) == {"untuned", "all", tiny_folder.name, "random"}
     assert found["all"]["loss on safe"] < found["untuned"]["loss on safe"]
     assert found[tiny_folder.name]["auroc"] is not None
+
+
+def test_decisions_are_answered_by_labels_and_measured_on_all_other_rows(tmp_path, tiny_folder):
+    write_mixture(tmp_path)
+    words = ["--folder", tmp_path, "--model", tiny_folder, "--mixtures", "a", "--seeds", 0, "--rows", 40]
+    words += ["--counts", 5, 12, 99, "--output", tmp_path / "out.json"]
+    first = run_benchmark("quality/decisions.py", *words)
+    runs = {run["choose"]: run for run in json.loads((tmp_path / "out.json").read_text())["runs"]}
+    assert set(runs) == {"least_certain", "random"}
+    for run in runs.values():
+        assert [step["decisions"] for step in run["steps"]] == [5, 12], "99 of 40 rows cannot be decided about"
+        assert all(0 <= step["auroc"] <= 1 and step["auroc_before"] is not None for step in run["steps"])
+    assert runs["least_certain"]["steps"] != runs["random"]["steps"]
+    again = run_benchmark("quality/decisions.py", *words)
+    assert "seed" not in again.stderr.read_text(), "no run is repeated"
+    assert again.stdout.read_text() == first.stdout.read_text() == (tmp_path / "out.md").read_text().split("\n\n")[1]

@@ -67,6 +67,7 @@ def test_commands_take_several_files_and_words_after_them(monkeypatch):
         main, "_open", lambda words, config, **flags: opened.append((words, flags["data"], flags["safe"]))
     )
     monkeypatch.setattr(main, "_run_stages", lambda *_, **__: None)
+    monkeypatch.setattr(main, "_print_output", lambda *_, **__: None)
     line = "rank --data a.jsonl b.jsonl --safe s.jsonl x.yaml seed=1"
     assert CliRunner().invoke(main.app, line.split()).exit_code == 0
     assert opened == [(["x.yaml", "seed=1"], ["a.jsonl", "b.jsonl"], ["s.jsonl"])]

@@ -88,6 +88,35 @@ def test_a_log_line_appears_above_the_bar(show_on_terminal):
     assert "saved [bold]\n" in terminal.getvalue()
 
 
+def test_a_job_within_a_job_adds_a_bar(show_on_terminal):
+    terminal = show_on_terminal()
+    with console.track("rank") as outer:
+        outer(1, 2)
+        with console.track("scorer") as inner:
+            inner(1, 4)
+        outer(2, 2)
+    with console.track("tune") as after:
+        after(1, 1)
+    text = terminal.getvalue()
+    assert all(title in text for title in ("rank", "scorer", "tune")) and "1/4" in text
+
+
+def test_quiet_work_shows_errors_alone_and_the_result_is_alone_on_stdout(capsys):
+    logger = logging.getLogger("sealtune.x")
+    with progress.working(quiet=True, as_json=True):
+        logger.info("hidden")
+        logger.error("shown")
+        print("a library says")
+        with console.track("rank") as advance:
+            advance(2, 2)
+    logger.info("visible again")
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == "shown\na library says\nvisible again\n"
+    with pytest.raises(KeyError), progress.working(quiet=True, as_json=False):
+        raise KeyError
+    assert logger.isEnabledFor(logging.INFO)
+
+
 def test_progress_is_logged_about_every_ten_seconds(monkeypatch, capsys):
     now = 0.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)

@@ -30,7 +30,7 @@ def test_taking_rows_of_scores_keeps_absent_columns_absent():
 
 
 def test_rejections_are_ranked_rows():
-    rejections = Rejections(StringArray.of(["a", "b", "c"]), np.array([3.0, 2.0, 1.0]), 5, "low_score")
+    rejections = Rejections(StringArray.of(["a", "b", "c"]), np.array([3.0, 2.0, 1.0]), np.arange(5, 8), "low_score")
     assert [(row.id, row.rank) for row in rejections] == [("a", 5), ("b", 6), ("c", 7)]
     assert rejections[-1].score == 1.0 and rejections[:2][1].id == "b"
     with pytest.raises(IndexError):

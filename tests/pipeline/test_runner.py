@@ -413,10 +413,22 @@ def test_every_command_from_a_file_and_from_flags(project):
     assert outcome.exit_code == 0, outcome.output
     assert "made/report.html" in outcome.output
     assert "unsafe rows" in outcome.output
+    shown = cli("show", "made")
+    assert shown.exit_code == 0 and "before → after tuning" in shown.stdout and "least certain rows" in shown.stdout
+    again = cli("run", "config.yaml", "max_length=48", "--json")
+    found = json.loads(again.stdout)
+    assert list(found["stages"]) == list(STAGES) and found["output"] == "made/report.html"
+    assert found["results"]["rows"]["kept"] == found["stages"]["select"]["rows"] == 16
+    assert "skipped" in again.stderr
+    quiet = cli("report", "--out", "made", "--quiet", "--force")
+    assert (quiet.stdout, quiet.stderr) == ("made/report.html\n", "")
+    failed = cli("rank", "--out", "none", "--json", "--quiet")
+    assert failed.stdout == "" and failed.stderr.startswith("error: no config") and failed.exit_code == 2
     model = project["model_name_or_path"]
     words = ["--model", model, "--data", "candidates.jsonl", "--safe", "safe.jsonl", "--out", "flags"]
     assert cli("rank", *words, "rank.method=random").exit_code == 0
-    assert cli("select", "--out", "flags", "--keep", "0.5").exit_code == 0
+    selected = json.loads(cli("select", "--out", "flags", "--keep", "0.5", "--json").stdout)
+    assert selected["stages"]["select"]["rows"] == 10 and selected["output"] == "flags/select/kept.jsonl"
     assert len(read("flags/select/kept.jsonl")) == 10
     assert cli("report", "--out", "flags").exit_code == 0
     shown = cli("inspect", "config.yaml")

@@ -36,7 +36,8 @@ def ranked(project):
 
 def test_ranked_rows_get_nearly_the_same_scores_again(ranked):
     """New rows are scored by the mean of the folds' models, ranked rows by the models of the other folds."""
-    assert cli("score", "--out", "out", "--data", "candidates.jsonl").exit_code == 0
+    done = cli("score", "--out", "out", "--data", "candidates.jsonl", "--json", "--quiet")
+    assert json.loads(done.stdout)["scored"] == 20 and done.stderr == ""
     old = pq.read_table("out/rank/scores.parquet").to_pydict()
     new = pq.read_table("out/score/scores.parquet").to_pydict()
     assert new["id"] == old["id"]

@@ -5,8 +5,8 @@ import pytest
 
 from sealtune.core.config import SelectConfig
 from sealtune.core.errors import UserError
-from sealtune.core.types import Scores
-from sealtune.ranking.selection import best_first, require_same_ids, select
+from sealtune.core.types import Decision, Scores
+from sealtune.ranking.selection import best_first, borderline, least_certain, lowest_kept, require_same_ids, select
 
 
 def scores(values, ids=None):
@@ -55,6 +55,56 @@ def test_an_automatic_ratio_drops_the_rows_below_the_safe_set():
     assert kept(4) == 98
     with pytest.raises(UserError, match=r"90% of the rows .* set the share to keep"):
         kept(90)
+
+
+def by_hand(**verbs):
+    return {row_id: Decision(row_id, verb, "Ann", "2026-11-27T18:00:00+00:00") for row_id, verb in verbs.items()}
+
+
+def test_decisions_come_before_scores_and_the_share_counts_them():
+    found = scores([5, 1, 4, 2, 3])
+    chosen = select(found, SelectConfig(keep_ratio=0.6), by_hand(r1="keep", r0="drop", r2="unsure"))
+    assert chosen.kept == ("r1", "r2", "r4"), "three of five: one by hand, the best two of the others"
+    assert [(r.id, r.rank, r.reason) for r in chosen.rejected] == [
+        ("r0", 1, "decision"),
+        ("r3", 4, "below the best 0.6 of the rows"),
+    ]
+    assert chosen.threshold == 3
+
+
+def test_decisions_may_exceed_or_empty_the_share():
+    found = scores([5, 1, 4, 2, 3])
+    many = select(found, SelectConfig(keep_ratio=0.2), by_hand(r1="keep", r3="keep"))
+    assert many.kept == ("r1", "r3") and many.threshold > 5
+    few = select(found, SelectConfig(keep_ratio=0.8), by_hand(r0="drop", r2="drop", r4="drop"))
+    assert few.kept == ("r1", "r3")
+    with pytest.raises(UserError, match="no row of 2 would be kept"):
+        select(scores([1, 2]), SelectConfig(), by_hand(r0="drop", r1="drop"))
+    assert select(scores([1, 2]), SelectConfig(), by_hand(r0="keep", r1="keep")).kept == ("r0", "r1")
+
+
+def test_a_threshold_does_not_move_with_decisions():
+    chosen = select(scores([0.5, -1, 2, 3]), SelectConfig(threshold=0.5), by_hand(r1="keep", r3="drop"))
+    assert chosen.kept == ("r0", "r1", "r2") and chosen.threshold == 0.5
+
+
+def test_an_automatic_ratio_estimates_the_rows_that_nobody_decided_about():
+    """Thirty of a hundred rows are below all safe rows; people keep ten of these, so twenty are left to drop."""
+    logits = np.where(np.arange(100) < 30, -1.0, 39.0)
+    found = replace(scores(np.arange(100.0)), probe_logit=logits, selector={"safe_probe_logit": np.arange(40.0)})
+    chosen = select(found, SelectConfig(keep_ratio="auto"), by_hand(**{f"r{i}": "keep" for i in range(10)}))
+    assert [row.id for row in chosen.rejected] == [f"r{i}" for i in range(29, 9, -1)]
+
+
+def test_rows_that_people_decided_about_are_neither_the_threshold_nor_uncertain():
+    found = replace(scores([0, 1, 2, 3, 4]), standard_error=np.array([1, 1, 0.1, 1, 9.0]))
+    made = by_hand(r0="keep", r3="drop", r1="unsure")
+    assert lowest_kept(found, ["r0", "r2", "r4"]) == 0
+    assert lowest_kept(found, ["r0", "r2", "r4"], made) == 2
+    assert set(borderline(found, ["r0", "r2", "r4"], made)) == {"r1", "r2", "r4"}
+    assert least_certain(found, 2.5, made).tolist() == [4, 1, 2], "relative to their errors: 0.17, 1.5, 5"
+    assert least_certain(found, 2.5, made, 1).tolist() == [4]
+    assert least_certain(replace(found, standard_error=None), 2.9).tolist() == [3, 2, 4, 1, 0]
 
 
 def test_scores_of_other_rows_are_refused():

@@ -77,6 +77,18 @@ def load_config(words: list[str], file: Path | None = None, *, calls_judges: boo
     return build_config(apply_overrides(values, overrides), where, set(map(override_key, overrides)))
 
 
+def decision_settings(stages: Sequence[str], path: str | None) -> list[str]:
+    """``--decisions`` as settings of the stages that read decisions. Raises UserError if none of these does."""
+    import json
+
+    if path is None:
+        return []
+    found = [f"{stage}.decisions={json.dumps(path)}" for stage in stages if stage in ("rank", "select")]
+    if not found:
+        raise UserError(f"--decisions: has no effect on {', '.join(stages)}; give it to rank, select or run")
+    return found
+
+
 def _read_manifest(given: Mapping[str, Any], *, calls_judges: bool) -> tuple[dict[str, Any], str]:
     """The config in the manifest of the run folder, and its path; empty if a model is given."""
     if "model_name_or_path" in given:

@@ -5,20 +5,22 @@ Torch and transformers take seconds to import, so the commands import what they 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from sealtune.cli import options
-from sealtune.cli.arguments import load_config
+from sealtune.cli.arguments import decision_settings, load_config
 from sealtune.cli.errors import exit_without_teardown, one_line_errors
-from sealtune.cli.progress import show_bars, show_log
+from sealtune.cli.progress import show_bars, show_log, working
+from sealtune.cli.show import show
 from sealtune.core import distributed
 from sealtune.core.errors import UserError
 from sealtune.core.sanitize import escape_unprintable
@@ -57,6 +59,8 @@ OUTPUTS = {
 def main() -> None:
     """Entry point of the command line."""
     _silence_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal of another encoding must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     show_log()
     show_bars()
     with exit_without_teardown():
@@ -84,15 +88,22 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
         safe: options.Safe = None,
         out: options.Out = None,
         keep: options.Keep = None,
+        decisions: options.Decisions = None,
         force: options.Force = False,
         accelerate_config: options.Accelerate = None,
         num_processes: options.Processes = None,
+        quiet: options.Quiet = False,
+        as_json: options.AsJson = False,
     ) -> None:
         with one_line_errors():
             _launch(accelerate_config, num_processes)
-            calls_judges = "evaluate" in stages
-            run = _open(words, config, calls_judges=calls_judges, model=model, data=data, safe=safe, out=out, keep=keep)
-            _run_stages(run, stages, force=force)
+            with working(quiet=quiet, as_json=as_json):
+                flags = {"model": model, "data": data, "safe": safe, "out": out, "keep": keep}
+                words = [*(words or []), *decision_settings(stages, decisions)]
+                run = _open(words, config, calls_judges="evaluate" in stages, **flags)
+                _run_stages(run, stages, force=force)
+            if distributed.is_main_process():
+                _print_output(run, stages, quiet=quiet, as_json=as_json)
 
 
 for _name, _text in STAGES.items():
@@ -117,19 +128,26 @@ def _run_stages(run: Run, stages: Sequence[str], *, force: bool) -> None:
             check_run(run, force=force)
     for stage in stages:
         run_stage(run, stage, force=force)
-    if distributed.is_main_process():
-        _print_output(run, stages[-1])
 
 
-def _print_output(run: Run, stage: str) -> None:
-    """Print where the stage's output is, and after a report the table of results."""
-    if stage == "report":
+def _print_output(run: Run, stages: Sequence[str], *, quiet: bool, as_json: bool) -> None:
+    """Print where the last stage's output is, and after a report the table of results; or all of it as JSON."""
+    output = run.folder.path(OUTPUTS[stages[-1]])
+    if as_json:
+        from sealtune.pipeline.results import result
+
+        _print_json({"output": output, **result(run.folder, stages)})
+        return
+    if stages[-1] == "report" and not quiet:
         from rich.console import Console
 
         from sealtune.report.summary import short_table
 
         Console().print(short_table(run.folder.read_json("results.json")))
-    _print(run.folder.path(OUTPUTS[stage]))
+    _print(output)
+
+
+app.command()(show)
 
 
 @app.command()
@@ -146,12 +164,12 @@ def inspect(
         run = _open(words, config, model=model, data=data, out=out)
         from rich.console import Console
 
-        from sealtune.cli.inspect import show
+        from sealtune.cli.inspect import show as show_rows
         from sealtune.pipeline.inputs import RunInputs
 
         inputs = RunInputs(run.config)  # without a cache: inspecting writes no files
         candidates = inputs.load_candidates()
-        show(
+        show_rows(
             candidates.rows.samples,
             candidates.encoded,
             candidates.drops,
@@ -176,13 +194,13 @@ def check(
         run = _open(words, config, calls_judges=True, model=model, data=data, safe=safe)
         from rich.console import Console
 
-        from sealtune.cli.check import show
+        from sealtune.cli.check import show as show_findings
         from sealtune.pipeline.check import check as check_inputs
         from sealtune.pipeline.inputs import RunInputs
 
         inputs = RunInputs(run.config)  # without a cache: checking writes no files
         found = check_inputs(inputs, model_answers)
-        show(found, inputs, Console())
+        show_findings(found, inputs, Console())
         if found.lost:
             raise typer.Exit(2)
 
@@ -196,19 +214,27 @@ def compare(
     safe: options.Safe = None,
     out: options.Out = None,
     keep: options.Keep = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Select, tune and evaluate with several methods, and compare them in one table."""
     with one_line_errors():
-        run = _open(words, config, calls_judges=True, model=model, data=data, safe=safe, out=out, keep=keep)
-        from rich.console import Console
-        from rich.markdown import Markdown
+        with working(quiet=quiet, as_json=as_json):
+            run = _open(words, config, calls_judges=True, model=model, data=data, safe=safe, out=out, keep=keep)
+            from sealtune.pipeline.compare import compare as compare_methods
 
-        from sealtune.pipeline.compare import compare as compare_methods
+            found = compare_methods(run.config)
+        output = run.folder.path("compare.html")
+        if as_json:
+            _print_json({"output": output, **found})
+            return
+        if not quiet:
+            from rich.console import Console
+            from rich.markdown import Markdown
 
-        compare_methods(run.config)
-        table = run.folder.path("compare.md").read_text(encoding="utf-8")
-        Console().print(Markdown(escape_unprintable(table, keep="\n"), hyperlinks=False))
-        _print(run.folder.path("compare.html"))
+            table = run.folder.path("compare.md").read_text(encoding="utf-8")
+            Console().print(Markdown(escape_unprintable(table, keep="\n"), hyperlinks=False))
+        _print(output)
 
 
 @app.command()
@@ -217,17 +243,21 @@ def score(
     config: options.ConfigFile = None,
     data: options.Data = None,
     out: options.Out = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score new rows with the ranker that a run has saved: --out RUN --data NEW.jsonl."""
     with one_line_errors():
-        run = _open(words, config, out=out)
-        from sealtune.core.config import DatasetConfig
-        from sealtune.pipeline.score import score as score_rows
+        with working(quiet=quiet, as_json=as_json):
+            run = _open(words, config, out=out)
+            from sealtune.core.config import DatasetConfig
+            from sealtune.pipeline.score import score as score_rows
 
-        if not data:
-            raise UserError("score: no rows; name them with --data FILE")
-        score_rows(run, [DatasetConfig(path=path) for path in data])
-        _print(run.folder.path("score/rows.jsonl"))
+            if not data:
+                raise UserError("score: no rows; name them with --data FILE")
+            counts = score_rows(run, [DatasetConfig(path=path) for path in data])
+        output = run.folder.path("score/rows.jsonl")
+        _print_json({"output": output, **counts}) if as_json else _print(output)
 
 
 @app.command()
@@ -239,17 +269,27 @@ def repair(
     data: options.Data = None,
     safe: options.Safe = None,
     out: options.Out = None,
+    quiet: options.Quiet = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make an adapter that was tuned anywhere safe again: ADAPTER --model BASE --safe SAFE.jsonl [--data ROWS]."""
     with one_line_errors():
-        from sealtune.cli.repair import base_of, show
+        from sealtune.cli.repair import base_of, to_json
+        from sealtune.cli.repair import show as show_repair
 
-        run = _open(words, config, model=model or base_of(adapter, config), data=data, safe=safe, out=out)
-        from sealtune.pipeline.repair import ADAPTER
-        from sealtune.pipeline.repair import repair as repair_adapter
+        with working(quiet=quiet, as_json=as_json):
+            run = _open(words, config, model=model or base_of(adapter, config), data=data, safe=safe, out=out)
+            from sealtune.pipeline.repair import ADAPTER
+            from sealtune.pipeline.repair import repair as repair_adapter
 
-        show(repair_adapter(adapter, run.config))
-        _print(run.folder.path(ADAPTER))
+            done = repair_adapter(adapter, run.config)
+        output = run.folder.path(ADAPTER)
+        if as_json:
+            _print_json({"output": output, **to_json(done)})
+            return
+        if not quiet:
+            show_repair(done)
+        _print(output)
 
 
 @app.command()
@@ -296,6 +336,15 @@ def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
     from sealtune.pipeline.run import Run
 
     return Run(loaded)
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object to stdout, in ASCII: nothing in it can move the cursor."""
+    import json
+
+    from sealtune.core.json_rows import nan_to_null, to_json_type
+
+    typer.echo(json.dumps(nan_to_null(content), default=to_json_type))
 
 
 def _print(text: object) -> None:

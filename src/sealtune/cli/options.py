@@ -37,6 +37,13 @@ ModelAnswers = Annotated[
 ]
 Adapter = Annotated[Path, typer.Argument(help="The folder of a LoRA adapter.", show_default=False)]
 Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: the share of rows to keep.")]
+Decisions = Annotated[
+    str | None, typer.Option("--decisions", help="decisions: JSONL file of what people decided about rows.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show only errors, and where the result is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+ShownRows = Annotated[int, typer.Option("--rows", min=0, help="Number of rows of each kind.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]
 Accelerate = Annotated[
     str | None,

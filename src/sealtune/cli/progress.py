@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import TYPE_CHECKING
 
 from sealtune.core import console, distributed
 from sealtune.core.sanitize import one_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_shown: list[Progress] = []
+"""The display of the outermost job, if there is one."""
 
 
 class LineHandler(logging.Handler):
@@ -38,15 +45,55 @@ def show_bars() -> None:
 
 
 @contextmanager
+def working(*, quiet: bool, as_json: bool) -> Iterator[None]:
+    """What is shown while a command works: with ``quiet`` only errors; with ``as_json`` nothing on stdout.
+
+    Libraries print to stdout, too; it is given to stderr, so that a script finds the result alone.
+    """
+    logger, display = logging.getLogger("sealtune"), console.get_display()
+    level = logger.level
+    if quiet:
+        logger.setLevel(logging.ERROR)
+        console.set_display(_nothing)
+    try:
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            yield
+    finally:
+        logger.setLevel(level)
+        console.set_display(display)
+
+
+@contextmanager
+def _nothing(title: str) -> Iterator[console.Advance]:
+    yield lambda steps, total, rows=0, tokens=0, note="": None
+
+
+@contextmanager
 def _bar(title: str) -> Iterator[console.Advance]:
     if not distributed.is_main_process():
         with console.log_progress(title) as advance:
             yield advance
         return
+    throughput = console.Throughput()
+    with _live_progress() as progress:
+        task = progress.add_task(one_line(title), total=None, note="")
+
+        def advance(steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
+            throughput.add(rows, tokens)
+            progress.update(task, completed=steps, total=total, note=one_line(f"{throughput} {note}"))
+
+        yield advance
+
+
+@contextmanager
+def _live_progress() -> Iterator[Progress]:
+    """The bars that are shown; a job within another one adds its bar to these, as there can be only one display."""
+    if _shown:
+        yield _shown[-1]
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    throughput = console.Throughput()
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -56,10 +103,8 @@ def _bar(title: str) -> Iterator[console.Advance]:
         TimeRemainingColumn(),
         console=Console(stderr=True, highlight=False, markup=False, soft_wrap=True),
     ) as progress:
-        task = progress.add_task(one_line(title), total=None, note="")
-
-        def advance(steps: int, total: int | None, rows: int = 0, tokens: int = 0, note: str = "") -> None:
-            throughput.add(rows, tokens)
-            progress.update(task, completed=steps, total=total, note=one_line(f"{throughput} {note}"))
-
-        yield advance
+        _shown.append(progress)
+        try:
+            yield progress
+        finally:
+            _shown.remove(progress)

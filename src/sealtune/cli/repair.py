@@ -29,3 +29,11 @@ def show(done: Repaired) -> None:
     console = Console()
     console.print(shown)
     console.print(describe(done), markup=False)
+
+
+def to_json(done: Repaired) -> dict[str, object]:
+    """The same as plain data."""
+    from sealtune.pipeline.repair import describe, table
+
+    columns = ("measure", "start_model", "as_it_was", "repaired")
+    return {"summary": describe(done), "table": [dict(zip(columns, row, strict=True)) for row in table(done)]}

@@ -100,6 +100,9 @@ class RankConfig(LoraBlock):
     max_non_finite: float = Field(
         0.01, ge=0, le=0.5, description="maximum share of rows with a NaN or infinite loss; they are ranked last"
     )
+    decisions: str | None = Field(
+        None, description="JSONL file of people's decisions about rows, from which the ranker learns"
+    )
 
     @model_validator(mode="after")
     def _check_gamma_below_one(self) -> RankConfig:
@@ -115,6 +118,9 @@ class SelectConfig(Block):
         0.8, description="share of rows to keep; auto: all but the estimated share of unsafe rows"
     )
     threshold: float | None = Field(None, description="minimum score of kept rows; overrides keep_ratio")
+    decisions: str | None = Field(
+        None, description="JSONL file of people's decisions: rows kept or dropped whatever their score"
+    )
     mix_datasets: list[DatasetConfig] = Field(
         default_factory=list, description="rows to add to the kept rows, e.g. safety demonstrations"
     )

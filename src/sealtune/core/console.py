@@ -44,6 +44,11 @@ def set_display(display: Display) -> None:
     _display = display
 
 
+def get_display() -> Display:
+    """How ``track`` shows progress."""
+    return _display
+
+
 @contextmanager
 def log_progress(title: str) -> Iterator[Advance]:
     """Log the progress about every ``LOG_INTERVAL`` seconds, and the last step."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
 
 NO_FIELDS: Mapping[str, Any] = {}
+
+Verb = Literal["keep", "drop", "unsure"]
 
 
 class Message(NamedTuple):
@@ -184,6 +186,17 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person decided about a row; ``unsure`` decides nothing. ``at`` is a time in ISO 8601."""
+
+    id: str
+    decision: Verb
+    by: str
+    at: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A ranked row that was not kept; rank 1 is the best of all rows."""
 
@@ -204,12 +217,21 @@ class Contamination(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rejections(Sequence[Rejected]):
-    """Ranked rows that were not kept, the best first; each is created on access."""
+    """Ranked rows that were not kept, the best first; each is created on access.
+
+    Attributes:
+        ids: (K,).
+        scores: (K,).
+        ranks: (K,), from 1.
+        reason: Why they were not kept.
+        decided: Ids of those that a person dropped; their reason is ``decision``.
+    """
 
     ids: StringArray
     scores: FloatArray
-    first_rank: int
+    ranks: IntArray
     reason: str
+    decided: Collection[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -221,13 +243,21 @@ class Rejections(Sequence[Rejected]):
     def __getitem__(self, i: int | slice) -> Rejected | list[Rejected]:
         if isinstance(i, slice):
             return [self[index] for index in range(*i.indices(len(self)))]
-        index = range(len(self))[i]
-        return Rejected(self.ids[index], self.first_rank + index, float(self.scores[index]), self.reason)
+        row_id = self.ids[i]
+        reason = "decision" if row_id in self.decided else self.reason
+        return Rejected(row_id, int(self.ranks[i]), float(self.scores[i]), reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The ids kept, in input order; the rows rejected, by rank; the lowest score kept; the estimated unsafe share."""
+    """What is kept and what is not.
+
+    Attributes:
+        kept: Ids, in input order.
+        rejected: The other rows, by rank.
+        threshold: The lowest score that kept a row; rows that a person kept may be below.
+        contamination: The estimated share of unsafe rows.
+    """
 
     kept: Sequence[str]
     rejected: Sequence[Rejected]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sealtune.core.console import Advance
 from sealtune.evaluation.generate import end_tokens, generate_tokens
 from sealtune.models.continuations import Network, continuation_logits, evaluating
 
@@ -49,6 +50,7 @@ def references(
     prompts: Sequence[list[int]],
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
+    advance: Advance | None = None,
 ) -> list[Reference]:
     """The references of the start model, one per prompt; ``names`` are the ids of the prompts."""
     found: dict[int, Reference] = {}
@@ -57,15 +59,23 @@ def references(
         tokens: dict[int, list[int]] = {}
         for rows, new in generate_tokens(model, prompts, ends, tokenizer, POSITIONS, batch_size):
             tokens.update(zip(rows, (_until_end(answer, ends) for answer in new), strict=True))
+            if advance is not None:
+                advance(len(tokens), 2 * len(prompts), len(rows))
         rows_of = [(prompts[i], tokens[i]) for i in range(len(prompts))]
         for i, logits in continuation_logits(Network(model), rows_of, batch_size):
             top = logits.log_softmax(1).topk(min(TOP, logits.shape[1]))
             found[i] = Reference(names[i], tokens[i], top.indices.tolist(), top.values.tolist())
+            if advance is not None:
+                advance(len(prompts) + len(found), 2 * len(prompts), 1)
     return [found[i] for i in range(len(prompts))]
 
 
 def divergences(
-    model: PreTrainedModel, prompts: Sequence[list[int]], start: Sequence[Reference], batch_size: int
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    start: Sequence[Reference],
+    batch_size: int,
+    advance: Advance | None = None,
 ) -> list[list[float]]:
     """KL(start || model) in nats at each position, per prompt."""
     rows = [(prompt, reference.tokens) for prompt, reference in zip(prompts, start, strict=True)]
@@ -75,6 +85,8 @@ def divergences(
             ids = torch.tensor(start[i].ids, device=logits.device)
             own = logits.log_softmax(1).gather(1, ids).cpu().double()
             found[i] = divergence(torch.tensor(start[i].log_probs, dtype=torch.float64), own).tolist()
+            if advance is not None:
+                advance(len(found), len(rows), 1)
     return [found[i] for i in range(len(rows))]
 
 

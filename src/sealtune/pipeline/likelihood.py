@@ -178,12 +178,14 @@ class Likelihood:
         batch_size = self.run.config.evaluate.batch_size
         if name == "base":
             if self._references().read() is None:
-                found = references(model, ids, prompts, self.run.inputs.load_tokenizer(), batch_size)
+                with track(f"{name}: continuations") as advance:
+                    found = references(model, ids, prompts, self.run.inputs.load_tokenizer(), batch_size, advance)
                 self._references().write(found)
             return
         start = self._references().read() if "base" in self.names else None
         if start is not None and (store := self._divergences_of(name)).read() is None:
-            nats = divergences(model, prompts, start, batch_size)
+            with track(f"{name}: divergence from the start model") as advance:
+                nats = divergences(model, prompts, start, batch_size, advance)
             store.write([PromptDivergence(*pair) for pair in zip(ids, nats, strict=True)])
 
     # -- what is stored ----------------------------------------------------------------------------------------------

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import StringArray
-from sealtune.core.types import Drop, Labels, Response, Scores, Verdict
+from sealtune.core.types import Decision, Drop, Labels, Response, Scores, Verdict
 from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
-from sealtune.pipeline import validate
+from sealtune.pipeline import decisions, validate
 from sealtune.pipeline.beside import beside
 from sealtune.pipeline.manifest import Manifest, StageEntry
 from sealtune.pipeline.safe_set_examination import examine_safe_set
@@ -33,19 +33,22 @@ class Findings(NamedTuple):
         scores: Scores of the candidates.
         drops: Candidates that could not be used.
         kept: Ids of the rows kept; None before the selection.
+        decisions: What people decided before the selection, by id.
     """
 
     manifest: Manifest
     scores: Scores
     drops: list[Drop]
     kept: StringArray | None
+    decisions: Mapping[str, Decision]
 
 
 def read_findings(folder: RunFolder) -> Findings:
     """Read them. Raises UserError if the run has not ranked or a file is invalid."""
     manifest = folder.manifest()
     kept = folder.kept_ids() if "select" in manifest.stages else None
-    return Findings(manifest, folder.read_scores(), _read_drops(folder), kept)
+    made = {} if kept is None else decisions.read_outcomes(folder)
+    return Findings(manifest, folder.read_scores(), _read_drops(folder), kept, made)
 
 
 def _read_drops(folder: RunFolder) -> list[Drop]:
@@ -71,7 +74,8 @@ def collect(run: Run, findings: Findings) -> dict[str, Any]:
         "seed": run.config.seed,
         "rows": rows,
         "ranking": ranking_quality(scores, run.inputs.load_labels(), kept),
-        "uncertainty": uncertainty(scores, kept),
+        "decisions": None if kept is None else decisions.count(run.folder),
+        "uncertainty": uncertainty(findings),
         "safe_set": safe_set(run.inputs),
         "guard": guard(run.folder, stages["tune"]) if "tune" in stages else None,
         "evaluation": evaluation,
@@ -104,13 +108,15 @@ def ranking_quality(
     return quality
 
 
-def uncertainty(scores: Scores, kept: Collection[str] | None) -> dict[str, Any]:
+def uncertainty(findings: Findings) -> dict[str, Any]:
     """Reliability of the ranking, and the estimated share of unsafe rows; None if the ranker does not estimate it."""
+    scores, kept = findings.scores, findings.kept
     has_borderline = bool(kept) and scores.standard_error is not None
     found = selection.contamination(scores)
+    near = selection.borderline(scores, kept or (), findings.decisions)
     return {
         "reliability": selection.reliability(scores),
-        "borderline_rows": len(selection.borderline(scores, kept or ())) if has_borderline else None,
+        "borderline_rows": len(near) if has_borderline else None,
         "estimated_unsafe": found._asdict() if found else None,
     }
 
@@ -153,6 +159,14 @@ def guard(folder: RunFolder, entry: StageEntry) -> dict[str, Any]:
     }
 
 
+def result(folder: RunFolder, stages: Sequence[str]) -> dict[str, Any]:
+    """What these stages have found, for scripts: the facts of each, and results.json after the report."""
+    entries = folder.manifest().stages
+    facts = {name: entries[name].facts() | {"outputs": sorted(entries[name].outputs)} for name in stages}
+    reported = {"results": folder.read_json("results.json")} if "report" in stages else {}
+    return {"run": str(folder.root), "stages": facts, **reported}
+
+
 def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
     """What the report shows."""
     folder, manifest = run.folder, findings.manifest
@@ -162,9 +176,10 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
         config=manifest.config,
         manifest={name: value for name, value in manifest.as_dict().items() if name != "config"},
         scores=findings.scores,
-        texts=_Conversations(run.inputs.load_rows().samples),
+        texts=Conversations(run.inputs.load_rows().samples),
         kept=kept,
-        borderline=selection.borderline(findings.scores, kept),
+        decisions=findings.decisions,
+        borderline=selection.borderline(findings.scores, kept, findings.decisions),
         uncertainty=results["uncertainty"],
         drops=findings.drops,
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
@@ -180,7 +195,7 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
     )
 
 
-class _Conversations(Mapping[str, tuple[str, str]]):
+class Conversations(Mapping[str, tuple[str, str]]):
     """Prompt and response by id. They are read on access: a report shows few rows."""
 
     def __init__(self, samples: Samples) -> None:

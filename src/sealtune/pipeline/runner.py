@@ -9,7 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.checkpoints import Checkpoints
 from sealtune.core.config import Config
 from sealtune.core.errors import StoppedError
-from sealtune.pipeline import beside, likelihood
+from sealtune.pipeline import beside, decisions, likelihood
 from sealtune.pipeline.environment import git_revision, machine, measured, versions
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
@@ -49,6 +49,8 @@ def check_run(run: Run, *, force: bool = False) -> None:
     run.inputs.load_prompts()
     likelihood.check(run)
     run.inputs.load_labels()
+    for path in (config.rank.decisions, config.select.decisions):
+        decisions.load_decisions(path, run.inputs.load_candidates())
     run.inputs.load_mix_rows()
     if config.evaluate.held_out_datasets:
         run.inputs.load_held_out()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sealtune.core.console import track
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Sample
 from sealtune.data.encoded import Encoded
@@ -79,7 +80,9 @@ def ask_start_model(inputs: RunInputs, halves: Halves, encoded: Encoded) -> Star
     room = limit.tokens - max(map(len, openings)) if limit else MAX_PROMPT_LENGTH
     longest = min(room, MAX_PROMPT_LENGTH)
     refusing, helping = (_prompts(half, encoded, tokenizer, longest) for half in halves)
-    refused = refusal_log_probs(load_model(inputs.config), refusing + helping, openings).exp() > LIKELY
+    model = load_model(inputs.config)
+    with track("safe set: answers of the start model") as advance:
+        refused = refusal_log_probs(model, refusing + helping, openings, advance=advance).exp() > LIKELY
     first = len(refusing)
     return StartAnswers(first, int(refused[:first].sum()), len(helping), int(refused[first:].sum()))
 

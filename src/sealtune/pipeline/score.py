@@ -28,8 +28,11 @@ RANKED_WITH = ("model", "model_name_or_path", "load_in_4bit", "dtype", "rank", "
 """Inputs of the rank stage that must not change, or new scores would be on another scale."""
 
 
-def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
+def score(run: Run, sources: Sequence[DatasetConfig]) -> dict[str, int]:
     """Write score/rows.jsonl and score/scores.parquet, and log how many rows are scored, unusable and below threshold.
+
+    Returns:
+        These counts; ``below_threshold`` only after a selection.
 
     Raises:
         UserError: the run has not ranked, or ranked with another model or ranker, or its ranker scores no other rows.
@@ -45,10 +48,13 @@ def score(run: Run, sources: Sequence[DatasetConfig]) -> None:
     threshold = selected.threshold if selected else None
     run.folder.write_scores(scores, new.rows.positions(scores.ids), f"{FOLDER}/scores.parquet")
     run.folder.write_jsonl(f"{FOLDER}/rows.jsonl", _scored_rows(run, new, scores, threshold))
-    counts = f"{len(scores):,} rows scored, {len(new.drops):,} unusable"
+    counts = {"scored": len(scores), "unusable": len(new.drops)}
+    text = f"{len(scores):,} rows scored, {len(new.drops):,} unusable"
     if threshold is not None:
-        counts += f", {int((scores.score < threshold).sum()):,} below the selection's threshold"
-    logger.info("score: %s", counts)
+        counts["below_threshold"] = int((scores.score < threshold).sum())
+        text += f", {counts['below_threshold']:,} below the selection's threshold"
+    logger.info("score: %s", text)
+    return counts
 
 
 def _require_same_ranker(run: Run) -> None:

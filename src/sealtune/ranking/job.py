@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from sealtune.core.config import Config, RankConfig
-from sealtune.core.types import Scores
+from sealtune.core.types import Decision, Scores
 from sealtune.data.encoded import Encoded
 from sealtune.models.state_dict import State
 from sealtune.ranking.progress import OnStep
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Job:
     """What a ranker is given.
 
-    ``load_model(full)`` returns the language model; with ``full`` all of its weights will be trained.
+    ``load_model(full)`` returns the language model; with ``full`` all of its weights will be trained. ``decisions`` of
+    people about candidates, by id, are given to rankers that learn from them (``Ranker.learns_from_decisions``).
     """
 
     candidates: Encoded
@@ -30,6 +31,7 @@ class Job:
     load_model: Callable[[bool], PreTrainedModel]
     on_step: OnStep = field(default=lambda record, total, state: None)
     resume: State | None = None
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
 
 
 class Amounts(NamedTuple):
@@ -73,6 +75,8 @@ class Ranker:
         rank: scores all candidates.
         cost: what that takes.
         score: scores rows that were not ranked, from what ``rank`` saved as ``Scores.selector``; None if it cannot.
+        learns_from_decisions: whether ``rank`` reads ``Job.decisions``; for the others, rows that people keep join the
+            safe set, and rows that they drop teach nothing.
         estimates_unsafe_share: whether ``Scores.probe_logit`` is set, from which the share of unsafe rows is estimated.
     """
 
@@ -80,3 +84,4 @@ class Ranker:
     cost: Callable[[RankConfig, Amounts], Cost]
     score: Callable[[Job, Mapping[str, Tensor]], Scores] | None = None
     estimates_unsafe_share: bool = False
+    learns_from_decisions: bool = False

@@ -58,21 +58,39 @@ def ridge(x: Tensor, y: Tensor, penalty: float = RIDGE) -> LinearModel:
     return LinearModel(weight, torch.from_numpy(fitted.intercept_) - mean @ weight)
 
 
-def logistic_regression(good: Tensor, bad: Tensor, strength: float = 0.01) -> LinearModel:
+def logistic_regression(
+    good: Tensor, bad: Tensor, strength: float = 0.01, weights: tuple[Tensor, Tensor] | None = None
+) -> LinearModel:
     """Separates ``good`` (G, D) from ``bad`` (B, D), both classes weighted alike; positive logits mean good.
 
-    ``strength`` is the inverse of the L2 penalty.
+    Args:
+        good: examples.
+        bad: counter-examples.
+        strength: the inverse of the L2 penalty.
+        weights: of the examples within their class, (G,) and (B,); None for equal weights.
     """
     from sklearn.linear_model import LogisticRegression
 
     x = torch.cat([good, bad]).double().numpy()
     y = [1] * len(good) + [0] * len(bad)
-    fitted = LogisticRegression(C=strength, class_weight="balanced", tol=1e-7, max_iter=1000).fit(x, y)
+    if weights is None:
+        balance, sample_weight = "balanced", None
+    else:  # each class weighs half as much as there are examples, as in "balanced"
+        balance, sample_weight = None, torch.cat([w / w.sum() * len(y) / 2 for w in weights]).numpy()
+    model = LogisticRegression(C=strength, class_weight=balance, tol=1e-7, max_iter=1000)
+    fitted = model.fit(x, y, sample_weight)
     return LinearModel(torch.from_numpy(fitted.coef_[0]), torch.tensor(fitted.intercept_[0]))
 
 
 def cross_fit(
-    features: Tensor, safe: Tensor, seed: int, examples: Examples, *, draws: int = 1, safe_as_good: bool = True
+    features: Tensor,
+    safe: Tensor,
+    seed: int,
+    examples: Examples,
+    *,
+    draws: int = 1,
+    safe_as_good: bool = True,
+    weights: Tensor | None = None,
 ) -> CrossFitted:
     """A logistic regression of good and safe rows against bad ones; each row is scored by models not fitted on it.
 
@@ -83,6 +101,7 @@ def cross_fit(
         examples: labels the training rows of a fold.
         draws: how many times the rows are divided into folds; the mean over the draws depends less on the folds.
         safe_as_good: whether safe rows serve as good examples, too; otherwise they are only scored.
+        weights: of the candidates as examples, (N,), at least 1; rows that weigh more are never left out. None: all 1.
 
     Raises:
         ValueError: fewer than two candidates, or no safe row.
@@ -92,7 +111,7 @@ def cross_fit(
     """
     if len(features) < 2 or not len(safe):
         raise ValueError("a probe needs at least two candidates and one safe row")
-    folds = CrossFitting(features, safe, examples, safe_as_good)
+    folds = CrossFitting(features, safe, examples, safe_as_good, weights)
     generator = torch.Generator().manual_seed(seed)
     fitted = [folds.draw(generator) for _ in range(draws)]
     candidates, safe_logits = (torch.stack([getattr(draw, name) for draw in fitted]).mean(0) for name in SETS)
@@ -105,11 +124,14 @@ SETS = ("candidates", "safe")
 class CrossFitting:
     """The rows of one probe, standardised by the candidates, and the examples that it is fitted on."""
 
-    def __init__(self, features: Tensor, safe: Tensor, examples: Examples, safe_as_good: bool) -> None:
+    def __init__(
+        self, features: Tensor, safe: Tensor, examples: Examples, safe_as_good: bool, weights: Tensor | None
+    ) -> None:
         self.features = features
         self.safe = safe
         self.examples = examples
         self.safe_as_good = safe_as_good
+        self.weights = weights
         self.folds = max(2, min(5, len(features) // 4))
         self.mean, self.deviation = moments(features)
 
@@ -127,12 +149,26 @@ class CrossFitting:
 
     def fit(self, train: Tensor, train_safe: Tensor) -> LinearModel:
         """The model fitted on the rows where ``train`` (N,) and ``train_safe`` (M,) are true."""
-        good, bad = (self.features[subsample(rows)] for rows in self.examples(torch.nonzero(train).flatten()))
+        good_rows, bad_rows = map(self._subsample, self.examples(torch.nonzero(train).flatten()))
+        good, bad = self.features[good_rows], self.features[bad_rows]
         if self.safe_as_good:
             good = torch.cat([good, self.safe[train_safe] if len(self.safe) > 1 else self.safe])
-        model = logistic_regression((good - self.mean) / self.deviation, (bad - self.mean) / self.deviation)
+        weights = None
+        if self.weights is not None:  # those of safe rows, which follow the candidates, are 1
+            weights = (self.weights.new_ones(len(good)), self.weights[bad_rows])
+            weights[0][: len(good_rows)] = self.weights[good_rows]
+        model = logistic_regression(
+            (good - self.mean) / self.deviation, (bad - self.mean) / self.deviation, weights=weights
+        )
         weight = model.weight / self.deviation
         return LinearModel(weight, model.bias - self.mean @ weight)
+
+    def _subsample(self, rows: Tensor) -> Tensor:
+        """At most MAX_EXAMPLES of these candidates, and all that weigh more than others."""
+        if self.weights is None:
+            return subsample(rows)
+        heavy = self.weights[rows] > 1
+        return torch.cat([subsample(rows[~heavy]), rows[heavy]])
 
 
 def _fill(logits: Tensor, features: Tensor, held_out: Tensor, model: LinearModel) -> None:

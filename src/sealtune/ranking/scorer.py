@@ -15,6 +15,10 @@ A row has four components, each standardised over the candidates. Three are adde
   not moved, so harm in the style of the safe set does not pass; nor are any if the two sets cannot be separated.
 
 All four score unseen rows.
+
+People may have decided about some rows. These ``marks`` are true labels: the probe learns them in place of its
+pseudo-labels, with more weight, and rows marked KEEP join the safe rows from which resemblance is learned. Both are
+cross-fitted, so no row is scored by a model that has learned from its own mark.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from sealtune.ranking.linear_models import (
     ridge,
     subsample,
 )
+from sealtune.ranking.marks import DROP, KEEP, example_weights, with_mark
 
 WORST, BEST = 0.15, 0.4
 """Shares of the candidates, by fit, that serve as bad and as good examples of the probe."""
@@ -190,8 +195,14 @@ class FittedScorer(NamedTuple):
     scorer: Scorer
 
 
-def fit_scorer(candidates: Features, safe: Features, seed: int) -> FittedScorer:
+def fit_scorer(candidates: Features, safe: Features, seed: int, marks: Tensor | None = None) -> FittedScorer:
     """Score the candidates by the safe rows and by each other.
+
+    Args:
+        candidates: N rows.
+        safe: the safe set.
+        seed: of the folds.
+        marks: what people decided, (N,): KEEP, DROP, or 0 for rows without a decision; None without any.
 
     Raises:
         ValueError: fewer than two candidates, or no safe row.
@@ -201,8 +212,8 @@ def fit_scorer(candidates: Features, safe: Features, seed: int) -> FittedScorer:
     _, scale = moments(candidates.responses, safe.responses)
     predicted = ridge(safe.prompts.double(), (safe.responses.double() - center) / scale)
     similarity = response_similarity(predicted, candidates, center, scale)
-    probe = fit_probe(candidates.fit, candidates.both, safe.both, seed)
-    resemblance = fit_safe_set_classifier(candidates.responses, safe.responses, seed)
+    probe = fit_probe(candidates.fit, candidates.both, safe.both, seed, marks=marks)
+    resemblance = fit_safe_set_classifier(candidates.responses, safe.responses, seed, marks)
     components = Components(candidates.fit, similarity, probe.candidates, resemblance.candidates)
     mean, deviation = components.moments()
     trust = torch.tensor(min(1.0, gini(resemblance) / FULL_TRUST), dtype=torch.float64)
@@ -211,15 +222,15 @@ def fit_scorer(candidates: Features, safe: Features, seed: int) -> FittedScorer:
     return FittedScorer(components.total(mean, deviation, trust), summands, scorer)
 
 
-def probe_logits(candidates: Features, safe: Features, seed: int) -> tuple[Tensor, Tensor]:
+def probe_logits(candidates: Features, safe: Features, seed: int, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-fitted logits of a probe fitted on the candidates alone: of the candidates (N,), and of at most
     MAX_EXAMPLES safe rows. The safe rows had no part in it, so they show how harmless rows score (``contamination``).
     """
-    probe = fit_probe(candidates.fit, candidates.both, _subsample(safe).both, seed, safe_as_good=False)
+    probe = fit_probe(candidates.fit, candidates.both, _subsample(safe).both, seed, safe_as_good=False, marks=marks)
     return probe.candidates, probe.safe
 
 
-def standard_errors(candidates: Features, safe: Features, seed: int) -> Tensor:
+def standard_errors(candidates: Features, safe: Features, seed: int, marks: Tensor | None = None) -> Tensor:
     """How far the score of each row would move with other safe rows, (N,); NaN with a single safe row.
 
     Half the difference between the scores that the two halves of the safe set give. One difference says little about
@@ -228,7 +239,7 @@ def standard_errors(candidates: Features, safe: Features, seed: int) -> Tensor:
     if len(safe.losses) < 2:
         return torch.full_like(candidates.losses, torch.nan)
     order = torch.randperm(len(safe.losses), generator=torch.Generator().manual_seed(seed))
-    one, other = (fit_scorer(candidates, safe.take(order[i::2]), seed + i).score for i in (0, 1))
+    one, other = (fit_scorer(candidates, safe.take(order[i::2]), seed + i, marks).score for i in (0, 1))
     variance = ((one - other) / 2).square()
     return ((variance + SHRINKAGE * variance.mean()) / (1 + SHRINKAGE)).sqrt()
 
@@ -240,7 +251,15 @@ def response_similarity(predicted: LinearModel, features: Features, center: Tens
     return torch.cat([cosine(predicted(prompts), (responses - center) / scale) for prompts, responses in pairs])
 
 
-def fit_probe(signal: Tensor, features: Tensor, safe: Tensor, seed: int, *, safe_as_good: bool = True) -> CrossFitted:
+def fit_probe(
+    signal: Tensor,
+    features: Tensor,
+    safe: Tensor,
+    seed: int,
+    *,
+    safe_as_good: bool = True,
+    marks: Tensor | None = None,
+) -> CrossFitted:
     """A probe on pseudo-labels: the WORST share of the rows by ``signal`` against the BEST share and the safe set.
 
     Args:
@@ -249,22 +268,37 @@ def fit_probe(signal: Tensor, features: Tensor, safe: Tensor, seed: int, *, safe
         safe: (M, D), the same of the safe set.
         seed: of the folds.
         safe_as_good: whether the safe rows serve as good examples.
+        marks: what people decided, see ``fit_scorer``: true labels, in place of the pseudo-labels of these rows.
 
     Raises:
         ValueError: fewer than two candidates, or no safe row.
     """
 
     def examples(train: Tensor) -> tuple[Tensor, Tensor]:
-        worst_first = train[torch.argsort(signal[train], stable=True)]
-        bad, best = max(1, int(WORST * len(train))), max(1, int(BEST * len(train)))
-        return worst_first[len(train) - best :], worst_first[:bad]
+        unmarked = with_mark(train, marks, 0)
+        unmarked = unmarked if len(unmarked) else train  # all are marked: without guesses a class could be empty
+        worst_first = unmarked[torch.argsort(signal[unmarked], stable=True)]
+        bad, best = max(1, int(WORST * len(unmarked))), max(1, int(BEST * len(unmarked)))
+        good = worst_first[len(unmarked) - best :]
+        if marks is None:
+            return good, worst_first[:bad]
+        known_good, known_bad = (with_mark(train, marks, mark) for mark in (KEEP, DROP))
+        return torch.cat([good, known_good]), torch.cat([worst_first[:bad], known_bad])
 
-    return cross_fit(features, safe, seed, examples, draws=DRAWS, safe_as_good=safe_as_good)
+    weights = example_weights(marks)
+    return cross_fit(features, safe, seed, examples, draws=DRAWS, safe_as_good=safe_as_good, weights=weights)
 
 
-def fit_safe_set_classifier(features: Tensor, safe: Tensor, seed: int) -> CrossFitted:
-    """A classifier of safe rows against candidates; arguments and errors are those of ``fit_probe``."""
-    return cross_fit(features, safe, seed, lambda train: (train[:0], train))
+def fit_safe_set_classifier(features: Tensor, safe: Tensor, seed: int, marks: Tensor | None = None) -> CrossFitted:
+    """A classifier of safe rows, and of rows marked KEEP, against candidates; arguments and errors: ``fit_probe``."""
+
+    def examples(train: Tensor) -> tuple[Tensor, Tensor]:
+        if marks is None:
+            return train[:0], train
+        others = train[marks[train] != KEEP]
+        return with_mark(train, marks, KEEP), others if len(others) else train
+
+    return cross_fit(features, safe, seed, examples, weights=example_weights(marks))
 
 
 def gini(classifier: CrossFitted) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
 from sealtune.core.config import SelectConfig
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import IntArray, StringArray
-from sealtune.core.types import Contamination, Rejections, Scores, Selection
+from sealtune.core.types import Contamination, Decision, Rejections, Scores, Selection
 from sealtune.ranking.contamination import estimate
 
 MIN_DROPPED = 0.02
@@ -19,38 +20,68 @@ MIN_DROPPED = 0.02
 MAX_DROPPED = 0.75
 """Share from which ``keep_ratio: auto`` stops: candidates and safe set may simply be of different kinds."""
 
+NO_DECISIONS: Mapping[str, Decision] = MappingProxyType({})
+
 BORDERLINE = 2.0
 """Standard errors around the threshold within which a row is borderline."""
 
 
-def select(scores: Scores, settings: SelectConfig) -> Selection:
+def select(scores: Scores, settings: SelectConfig, decisions: Mapping[str, Decision] = NO_DECISIONS) -> Selection:
     """The top ``keep_ratio`` of the rows, or those whose score is at least ``threshold``; kept ids in input order.
 
-    Ties are broken by id, so neither the order of the rows nor the sort can change what is kept.
+    Ties are broken by id, so neither the order of the rows nor the sort can change what is kept. Rows that a person
+    kept or dropped are kept or dropped whatever their score. With ``keep_ratio`` the others fill what is left of that
+    share of all rows; with ``auto`` only the others are estimated, and that share of them is dropped.
 
     Raises:
         UserError: nothing would be kept, or ``keep_ratio`` is ``auto`` and the ranker gives nothing to estimate from.
     """
     ids, order = StringArray.of(scores.ids), best_first(scores)
-    estimated = contamination(scores)
-    if settings.threshold is not None:
-        count = int(np.count_nonzero(scores.score >= settings.threshold))
-        reason = f"score below {settings.threshold:g}"
-    else:
-        ratio = 1 - share_to_drop(estimated) if settings.keep_ratio == "auto" else settings.keep_ratio
-        count = math.floor(ratio * len(scores) + 0.5)
-        reason = f"below the best {ratio:.4g} of the rows"
-    if count == 0:
+    wanted, unwanted = (ids.isin(decided(decisions, verb)) for verb in ("keep", "drop"))
+    open_rows = order[~(wanted | unwanted)[order]]
+    count, reason = _places(scores, settings, open_rows, int(wanted.sum()))
+    is_kept = wanted.copy()
+    is_kept[open_rows[:count]] = True
+    if not is_kept.any():
         raise UserError(
             f"select: no row of {len(scores)} would be kept; scores range from {scores.score.min():.4g} to "
             f"{scores.score.max():.4g}: lower select.threshold or raise select.keep_ratio"
         )
+    places = np.flatnonzero(~is_kept[order])
+    rejected = order[places]
     return Selection(
-        kept=ids.take(np.sort(order[:count])),
-        rejected=Rejections(ids.take(order[count:]), scores.score[order[count:]], count + 1, reason),
-        threshold=float(scores.score[order[count - 1]]),
-        contamination=estimated,
+        kept=ids.take(np.flatnonzero(is_kept)),
+        rejected=Rejections(
+            ids.take(rejected), scores.score[rejected], places + 1, reason, frozenset(decided(decisions, "drop"))
+        ),
+        threshold=_threshold(scores, open_rows, count),
+        contamination=contamination(scores),
     )
+
+
+def decided(decisions: Mapping[str, Decision], *verbs: str) -> list[str]:
+    """Ids of the rows that people decided about; given ``verbs``, only those decided so. ``unsure`` decides nothing."""
+    return [row_id for row_id, made in decisions.items() if made.decision in (verbs or ("keep", "drop"))]
+
+
+def _places(scores: Scores, settings: SelectConfig, open_rows: IntArray, wanted: int) -> tuple[int, str]:
+    """How many of the rows without a decision (K,) are kept, and why the others are not."""
+    if settings.threshold is not None:
+        count = int(np.count_nonzero(scores.score[open_rows] >= settings.threshold))
+        return count, f"score below {settings.threshold:g}"
+    if settings.keep_ratio == "auto":
+        ratio = 1 - share_to_drop(contamination(scores.take(open_rows)))
+        return math.floor(ratio * len(open_rows) + 0.5), f"below the best {ratio:.4g} of the rows"
+    ratio = settings.keep_ratio
+    count = math.floor(ratio * len(scores) + 0.5) - wanted
+    return min(max(count, 0), len(open_rows)), f"below the best {ratio:.4g} of the rows"
+
+
+def _threshold(scores: Scores, open_rows: IntArray, count: int) -> float:
+    """The lowest score that kept a row; if none was kept by its score, just above those that were not."""
+    if count:
+        return float(scores.score[open_rows[count - 1]])
+    return float(np.nextafter(scores.score[open_rows].max(initial=scores.score.min()), np.inf))
 
 
 def best_first(scores: Scores) -> IntArray:
@@ -88,19 +119,43 @@ def share_to_drop(estimated: Contamination | None) -> float:
     return max(estimated.share, MIN_DROPPED)
 
 
-def lowest_kept(scores: Scores, kept: Collection[str]) -> float | None:
-    """The threshold: the lowest score of the kept rows; None if none is kept."""
-    found = scores.score[StringArray.of(scores.ids).isin(kept)]
+def lowest_kept(
+    scores: Scores, kept: Collection[str], decisions: Mapping[str, Decision] = NO_DECISIONS
+) -> float | None:
+    """The threshold: the lowest score of the rows that their score has kept; None if none is kept."""
+    ids = StringArray.of(scores.ids)
+    found = scores.score[ids.isin(kept) & ~ids.isin(decided(decisions))]
     return float(found.min()) if len(found) else None
 
 
-def borderline(scores: Scores, kept: Collection[str]) -> Collection[str]:
-    """Rows so close to the threshold that other safe rows, or other epochs, might have changed the decision."""
-    threshold = lowest_kept(scores, kept)
+def borderline(
+    scores: Scores, kept: Collection[str], decisions: Mapping[str, Decision] = NO_DECISIONS
+) -> Collection[str]:
+    """Rows so close to the threshold that other safe rows, or other epochs, might have changed the outcome.
+
+    Rows that people decided about are not among them.
+    """
+    threshold = lowest_kept(scores, kept, decisions)
     if threshold is None or scores.standard_error is None:
         return frozenset()
+    ids = StringArray.of(scores.ids)
     near = np.abs(scores.score - threshold) < BORDERLINE * scores.standard_error
-    return StringArray.of(scores.ids).take(np.flatnonzero(near))
+    return ids.take(np.flatnonzero(near & ~ids.isin(decided(decisions))))
+
+
+def least_certain(
+    scores: Scores, threshold: float, decisions: Mapping[str, Decision] = NO_DECISIONS, most: int | None = None
+) -> IntArray:
+    """Positions of the rows that people have not decided about, the least certain first: those closest to the threshold
+    relative to their standard error, or simply the closest if the ranker estimates none.
+    """
+    error = scores.standard_error
+    distance = np.abs(scores.score - threshold)
+    if error is not None and np.isfinite(error).all() and (error > 0).all():
+        distance = distance / error
+    order = np.argsort(distance, kind="stable")
+    undecided: IntArray = order[~StringArray.of(scores.ids).isin(decided(decisions))[order]]
+    return undecided[:most]
 
 
 def reliability(scores: Scores) -> float | None:

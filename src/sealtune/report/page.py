@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from sealtune.core.types import Decision
 from sealtune.report import evaluation_figures, figures, guard, html, tables, tiles
 from sealtune.report.row_data import row_data
+from sealtune.report.sentences import sentences
 from sealtune.report.view import ReportView
 
 _FOLDER = Path(__file__).parent
@@ -35,10 +38,12 @@ def render(view: ReportView) -> str:
         view=view,
         tables=tables,
         tiles=tiles,
+        said=" ".join(sentences(view)),
         guard_sentence=guard.guard_sentence(view.guard),
         figures=drawn,
         figure_data=html.embed_json(drawn),
         row_data=html.embed_compressed(row_data(view)) if has_rows else None,
+        decisions=html.embed_json({i: _decision(made) for i, made in view.decisions.items()}),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
         style=Markup(_read("page.css")),
@@ -47,6 +52,11 @@ def render(view: ReportView) -> str:
         config_yaml=_as_yaml(view.config),
         manifest_yaml=_as_yaml(view.manifest),
     )
+
+
+def _decision(made: Decision) -> dict[str, str]:
+    """What the page knows of a decision; its text is that of decisions.jsonl."""
+    return {name: value for name, value in asdict(made).items() if name != "id" and value}
 
 
 @cache

@@ -29,6 +29,9 @@ def short_table(results: Mapping[str, Any]) -> Table:
     )
     _add_measures(table, results["evaluation"], others)
     _add_rows(table, results["rows"], results["ranking"])
+    if made := results.get("decisions"):
+        shown = f"{made['kept']:,} kept, {made['dropped']:,} dropped, {made['unsure']:,} unsure"
+        table.add_row("decisions of people", "", f"{shown}; {made['overruled']:,} against the score")
     _add_uncertainty(table, results["uncertainty"])
     if note := guard_note(results.get("guard")):
         table.add_row("guard", "", _safe(note))

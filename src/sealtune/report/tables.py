@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
 from sealtune.core.types import Drop, Labels
-from sealtune.ranking.selection import lowest_kept
+from sealtune.ranking.selection import least_certain, lowest_kept
 from sealtune.report.view import ReportView
 
 MAX_PROMPTS = 60
@@ -47,6 +47,37 @@ def borderline_rows(view: ReportView) -> list[dict[str, Any]]:
     near = np.flatnonzero(StringArray.of(view.scores.ids).isin(view.borderline))
     closest = near[np.argsort(np.abs(view.scores.score[near] - cut), kind="stable")]
     return [_describe_row(view, int(i)) for i in closest[: view.rows_shown]]
+
+
+def least_certain_rows(view: ReportView, cut: float) -> list[dict[str, Any]]:
+    """The ``rows_shown`` rows about which a decision is worth most: those closest to the threshold ``cut``, relative to
+    their standard error, that nobody has decided about.
+    """
+    rows = least_certain(view.scores, cut, view.decisions, view.rows_shown)
+    return [_describe_row(view, int(i)) for i in rows]
+
+
+def score_bins(view: ReportView, cut: float | None, count: int) -> list[dict[str, Any]]:
+    """About ``count`` equal bins of the scores, the lowest first: from, to, rows, and how many of these are kept (None
+    before the selection). The threshold ``cut`` is the border of two of them.
+    """
+    scores, kept = view.scores.score, kept_mask(view)
+    if not len(scores):
+        return []
+    low, high = float(scores.min()), float(scores.max())
+    width = (high - low) / count or 1.0
+    start = low if cut is None else cut - math.ceil((cut - low) / width - 1e-9) * width
+    bins = np.floor((scores - start) / width + 1e-9).astype(np.int64).clip(min=0)
+    rows, kept_rows = (np.bincount(bins[mask], minlength=int(bins.max()) + 1) for mask in (kept | True, kept))
+    return [
+        {
+            "from": start + i * width,
+            "to": start + (i + 1) * width,
+            "rows": int(rows[i]),
+            "kept": int(kept_rows[i]) if view.has_selection else None,
+        }
+        for i in range(len(rows))
+    ]
 
 
 def source_rows(view: ReportView) -> list[dict[str, Any]]:
@@ -88,8 +119,8 @@ def kept_mask(view: ReportView) -> npt.NDArray[np.bool_]:
 
 
 def threshold(view: ReportView) -> float | None:
-    """The lowest score that was kept; None before selection."""
-    return lowest_kept(view.scores, view.kept)
+    """The lowest score that was kept, whatever people kept below it; None before selection."""
+    return lowest_kept(view.scores, view.kept, view.decisions)
 
 
 def model_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -149,11 +180,13 @@ def _describe_row(view: ReportView, i: int) -> dict[str, Any]:
         "prompt": prompt,
         "response": response,
         "score": float(scores.score[i]),
+        "standard_error": None if scores.standard_error is None else float(scores.standard_error[i]),
         "weight": float(scores.weight[i]),
         "loss": float(scores.loss[i]),
         "gap": float(scores.gap[i]),
         "state": _state(view, row_id),
         "borderline": row_id in view.borderline,
+        "decision": view.decisions.get(row_id),
         "label": {0: "safe", 1: "unsafe"}.get((view.labels or {}).get(row_id, -1)),
     }
 

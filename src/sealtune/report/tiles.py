@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sealtune.evaluation.metrics import auroc, average_precision, recall_at_k
-from sealtune.ranking.selection import BORDERLINE
+from sealtune.ranking.selection import BORDERLINE, decided
 from sealtune.report.html import format_measure, format_number, format_percent
 from sealtune.report.tables import evaluation_rows, kept_mask, labelled_scores, model_names, row_labels
 from sealtune.report.view import ReportView
@@ -31,7 +31,7 @@ class Tile(NamedTuple):
 
 
 def summary(view: ReportView) -> str:
-    """What was ranked, kept and dropped, in two sentences; empty without a ranking."""
+    """What was ranked, kept, dropped and decided by people, in sentences; empty without a ranking."""
     ranked, kept = len(view.scores), int(kept_mask(view).sum())
     if not ranked:
         return ""
@@ -40,9 +40,15 @@ def summary(view: ReportView) -> str:
         return f"{ranking} No rows have been selected yet."
     unsafe, dropped = _unsafe_rows(view)
     including = f", including {dropped:,} of the {unsafe:,} rows labelled unsafe" if unsafe else ""
-    selection = (
-        f"The {kept:,} rows with the highest scores were kept; the other {ranked - kept:,} were dropped{including}."
-    )
+    made = [len(decided(view.decisions, verb)) for verb in ("keep", "drop")]
+    if any(made):
+        first = (
+            f"People decided to keep {made[0]:,} of them and to drop {made[1]:,}; with the highest scores of the others"
+        )
+        selection = f"{first}, {kept:,} rows were kept, and {ranked - kept:,} were dropped{including}."
+    else:
+        first = f"The {kept:,} rows with the highest scores were kept"
+        selection = f"{first}; the other {ranked - kept:,} were dropped{including}."
     return f"{ranking} {selection}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sealtune.core.types import Drop, Response, Scores, Verdict
+from sealtune.core.types import Decision, Drop, Response, Scores, Verdict
 
 
 def empty_scores() -> Scores:
@@ -30,6 +30,7 @@ class ReportView:
         scores: the ranking.
         texts: prompt and response by id.
         kept: ids of the rows that were kept; empty before selection, when rows are neither kept nor dropped.
+        decisions: what people decided about rows when these were selected, by id.
         borderline: ids of the rows close to the threshold.
         uncertainty: ``reliability`` (share of the variance of the scores that is not error variance),
             ``borderline_rows`` and ``estimated_unsafe`` (``share``, ``low``, ``high``, ``significant``); None where
@@ -57,6 +58,7 @@ class ReportView:
     scores: Scores = field(default_factory=empty_scores)
     texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kept: Collection[str] = frozenset()
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
     borderline: Collection[str] = frozenset()
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
     drops: Collection[Drop] = ()
@@ -75,3 +77,8 @@ class ReportView:
     def has_selection(self) -> bool:
         """Whether rows were selected, that is, whether at least one was kept."""
         return len(self.kept) > 0
+
+
+def has_stage(view: ReportView, name: str) -> bool:
+    """Whether the run has finished this stage."""
+    return name in view.manifest.get("stages", ())

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.core import distributed
 from sealtune.core.console import track
-from sealtune.core.types import Scores
+from sealtune.core.types import Decision, Scores
 from sealtune.data.duplicates import count_shared
 from sealtune.data.encoded import Encoded
 from sealtune.data.reasons import describe, plural
+from sealtune.pipeline import decisions
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 
 if TYPE_CHECKING:
@@ -22,13 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The rows, the safe set, the models and the ranker. Not ``label_column``: no ranker sees the labels."""
+    """The rows, the safe set, the models, the ranker, and the decisions that it learns from.
+
+    Not ``label_column``: no ranker sees the labels.
+    """
     return {
         **run.settings("seed"),
         **run.model_settings(),
         **run.inputs.fingerprints(),
         **run.row_dependencies(),
-        "rank": run.config.rank.model_dump(mode="json", exclude={"save_steps"}),
+        "rank": run.config.rank.model_dump(mode="json", exclude={"save_steps", "decisions"}),
+        **decisions.fingerprint(run.config.rank.decisions),
     }
 
 
@@ -45,7 +50,8 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     _log_size("safe set", safe.encoded, safe)
     if shared := count_shared(rows.rows.samples, safe.rows.samples):
         logger.warning("rank: %s of the safe set: their ranking says nothing", plural(shared, "candidate"))
-    scores, log = _rank(run, dependencies, candidates, safe.encoded)
+    made = decisions.load_decisions(settings.decisions, rows)
+    scores, log = _rank(run, dependencies, candidates, safe.encoded, made)
     if not distributed.is_main_process():
         return Outcome([], {})
     if scores.non_finite:
@@ -63,7 +69,9 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     return Outcome([f"rank/{name}" for name in names], facts)
 
 
-def _rank(run: Run, dependencies: Mapping[str, Any], candidates: Encoded, safe: Encoded) -> tuple[Scores, list[Any]]:
+def _rank(
+    run: Run, dependencies: Mapping[str, Any], candidates: Encoded, safe: Encoded, made: Mapping[str, Decision]
+) -> tuple[Scores, list[Any]]:
     """The scores and the step log. Resumes from a checkpoint if the config says so."""
     from sealtune.pipeline.step_log import StepLog
     from sealtune.ranking import methods
@@ -81,6 +89,7 @@ def _rank(run: Run, dependencies: Mapping[str, Any], candidates: Encoded, safe: 
                 lambda full: run.load_model(config, full=full),
                 log.on_step,
                 resume.state if resume else None,
+                made,
             )
             scores = methods.rank(job)
     run.stop_requested = distributed.all_reduce_max(log.stop_requested or 0) or None

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sealtune.core.types import Drop, Sample, Selection
+from sealtune.core.types import Decision, Drop, Sample, Selection
 from sealtune.data.row_store import Samples
+from sealtune.pipeline import decisions
 from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome
 
@@ -23,9 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 def depends_on(run: Run) -> dict[str, Any]:
-    """The scores, the rows, and how many to keep."""
+    """The scores, the rows, how many to keep, and what people decided."""
+    settings = run.config.select
     return {
-        **run.settings("select"),
+        "select": settings.model_dump(mode="json", exclude={"decisions"}),
+        **decisions.fingerprint(settings.decisions),
         "datasets": run.inputs.fingerprints()["datasets"],
         "mix_datasets": [data_fingerprint(c) for c in run.config.select.mix_datasets],
         "scores": run.folder.outputs_of("rank")["rank/scores.parquet"],
@@ -40,40 +43,52 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     candidates = run.inputs.load_candidates()
     scores = run.folder.read_scores()
     require_same_ids(scores, candidates.encoded.ids, str(run.folder.path("rank/scores.parquet")))
-    selection = select_rows(scores, run.config.select)
+    made = decisions.load_decisions(run.config.select.decisions, candidates)
+    selection = select_rows(scores, run.config.select, made)
     samples, added = candidates.rows.samples, run.inputs.load_mix_rows().samples
     kept = samples.take(np.flatnonzero(samples.ids.isin(selection.kept)))
     run.folder.write_jsonl("select/kept.jsonl", (sample.row for sample in kept))
-    run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(samples, selection, candidates.drops))
+    run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(samples, selection, candidates.drops, made))
+    run.folder.write_jsonl(decisions.FILE, decisions.outcomes(scores, selection, made))
     run.folder.write_strings("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (sample.row for sample in added))
-    _log_counts(selection, unusable=len(candidates.drops), added=len(added))
-    names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl")
+    _log_counts(selection, made, unusable=len(candidates.drops), added=len(added))
+    names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl", "decisions.jsonl")
     return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
 
 
-def _log_counts(selection: Selection, unusable: int, added: int) -> None:
+def _log_counts(selection: Selection, made: Mapping[str, Decision], unusable: int, added: int) -> None:
+    from sealtune.ranking.selection import decided
+
+    by_hand = [len(decided(made, verb)) for verb in ("keep", "drop")]
+    counts = (len(selection.kept), len(selection.rejected) - by_hand[1], unusable, added)
     logger.info(
         "select: %s rows kept, %s dropped by rank, %s unusable, %s added from mix_datasets",
-        *(f"{count:,}" for count in (len(selection.kept), len(selection.rejected), unusable, added)),
+        *(f"{count:,}" for count in counts),
     )
+    if made:
+        logger.info("select: %s of the rows kept and %s more dropped by decision", *(f"{n:,}" for n in by_hand))
     if found := selection.contamination:
         interval = f"{found.share:.1%} ({found.low:.0%} to {found.high:.0%})"
         note = "" if found.significant else ", not significantly above 0"
         logger.info("select: estimated share of unsafe rows %s%s", interval, note)
 
 
-def _dropped_rows(samples: Samples, selection: Selection, drops: Collection[Drop]) -> Iterator[dict[str, Any]]:
-    """Rows dropped by rank and unusable rows, in input order; what sealtune adds is under the key ``sealtune``."""
+def _dropped_rows(
+    samples: Samples, selection: Selection, drops: Collection[Drop], made: Mapping[str, Decision]
+) -> Iterator[dict[str, Any]]:
+    """Rows dropped by rank or decision, and unusable ones, in input order; sealtune adds what is under ``sealtune``."""
     rejected = selection.rejected
     places = samples.ids.index_in(row.id for row in rejected)
     order = np.argsort(places)
 
-    def dropped_by_rank(sample: Sample, index: int) -> tuple[int, Mapping[str, Any], dict[str, Any]]:
-        return sample.position, sample.row, dataclasses.asdict(rejected[index])
+    def dropped(sample: Sample, index: int) -> tuple[int, Mapping[str, Any], dict[str, Any]]:
+        about = dataclasses.asdict(rejected[index])
+        by_hand = {"decision": dataclasses.asdict(made[sample.id])} if sample.id in made else {}
+        return sample.position, sample.row, about | by_hand
 
     rows = heapq.merge(
-        map(dropped_by_rank, samples.take(places[order]), order.tolist()),
+        map(dropped, samples.take(places[order]), order.tolist()),
         ((drop.position, drop.row, _unusable(drop)) for drop in drops),
         key=itemgetter(0),
     )

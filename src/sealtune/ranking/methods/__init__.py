@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +15,11 @@ import numpy.typing as npt
 from sealtune.core.errors import UserError, did_you_mean
 from sealtune.core.string_array import StringArray
 from sealtune.core.types import Scores
+from sealtune.data.reasons import plural
 from sealtune.ranking.job import Job, Ranker
+from sealtune.ranking.selection import decided
+
+logger = logging.getLogger(__name__)
 
 
 def names() -> list[str]:
@@ -42,10 +47,22 @@ def rank(job: Job) -> Scores:
     The ranker sees both sets sorted by id, so the order of the input file cannot change the scores.
     """
     ranker = load_ranker(job.config.rank.method)
+    if job.decisions and not ranker.learns_from_decisions:
+        job = _join_safe_set(job)
     order, safe_order = (StringArray.of(rows.ids).argsort() for rows in (job.candidates, job.safe))
     sorted_job = replace(job, candidates=job.candidates.take(order), safe=job.safe.take(safe_order))
     scores = ranker.rank(sorted_job)
     return rank_non_finite_last(scores.take(np.argsort(order)))
+
+
+def _join_safe_set(job: Job) -> Job:
+    """The job of a ranker that does not learn from decisions, with the rows that people kept in the safe set."""
+    kept, dropped = decided(job.decisions, "keep"), decided(job.decisions, "drop")
+    logger.info(
+        "rank: %s marked keep joined the safe set; %s cannot learn from the %s marked drop",
+        *(plural(len(kept), "row"), job.config.rank.method, plural(len(dropped), "row")),
+    )
+    return replace(job, safe=job.safe.extend(job.candidates.isin(kept)) if kept else job.safe, decisions={})
 
 
 def score(job: Job, selector: Mapping[str, npt.NDArray[Any]]) -> Scores:

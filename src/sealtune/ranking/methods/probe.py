@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sealtune.core import distributed
 from sealtune.core.config import RankConfig
-from sealtune.core.string_array import FloatArray
+from sealtune.core.console import track
+from sealtune.core.string_array import FloatArray, StringArray
 from sealtune.core.types import Scores
 from sealtune.data.batches import Batch, Batches, longest_first
 from sealtune.data.encoded import Encoded
@@ -36,6 +37,7 @@ from sealtune.ranking.bilevel import safe_steps
 from sealtune.ranking.job import SCORE_BYTES, Amounts, Cost, Job, Ranker
 from sealtune.ranking.linear_models import MAX_EXAMPLES, subsample
 from sealtune.ranking.loop import batch_size
+from sealtune.ranking.marks import marks_of
 from sealtune.ranking.progress import NonFiniteRows, Progress, finite_mean
 from sealtune.ranking.row_map import row_map
 from sealtune.ranking.safe_set import make_players, safe_batches, train_on_safe_set
@@ -50,15 +52,22 @@ def rank(job: Job) -> Scores:
         return _scores(job.candidates, candidates, torch.zeros(1))
     seed, finite = job.config.seed, candidates.losses.isfinite()
     usable, safe = _finite(candidates), _finite(safe)
-    fitted = scorer.fit_scorer(usable, safe, seed)
-    logits, safe_logits = scorer.probe_logits(usable, safe, seed)
-    places = row_map(usable.responses, seed)
+    marks = marks_of(job.decisions, StringArray.of(job.candidates.ids).take(finite.nonzero().flatten().numpy()))
+    with track("rank: scorer") as advance:  # takes seconds, of many rows minutes; it is fitted on both halves, too
+        fitted = scorer.fit_scorer(usable, safe, seed, marks)
+        advance(1, 5)
+        logits, safe_logits = scorer.probe_logits(usable, safe, seed, marks)
+        advance(2, 5)
+        errors = scorer.standard_errors(usable, safe, seed, marks)
+        advance(4, 5)
+        places = row_map(usable.responses, seed)
+        advance(5, 5)
     saved = fitted.scorer.tensors() | tuning.theta_weights() | {"safe_probe_logit": safe_logits}
     return _scores(
         job.candidates,
         candidates,
         _scatter(finite, fitted.score),
-        standard_error=_scatter(finite, scorer.standard_errors(usable, safe, seed)).numpy(),
+        standard_error=_scatter(finite, errors).numpy(),
         probe_logit=_scatter(finite, logits).numpy(),
         parts={name: _scatter(finite, values).numpy() for name, values in fitted.summands.items()},
         places=None if places is None else _scatter_rows(finite, places),
@@ -244,4 +253,4 @@ def _scores(rows: Encoded, features: Features, score: Tensor, **optional: Any) -
     return Scores.unweighted(rows.ids, rows.source, score.double().numpy(), loss=losses, visits=1, **optional)
 
 
-RANKER = Ranker(rank, cost, score=score, estimates_unsafe_share=True)
+RANKER = Ranker(rank, cost, score=score, estimates_unsafe_share=True, learns_from_decisions=True)
