@@ -141,7 +141,7 @@ def test_decisions_are_made_by_key_and_in_bulk_and_saved_as_lines(page, tmp_path
     page.reload()
     page.wait_for_selector("html[data-ready]")
     page.set_input_files("#load-decisions", path)
-    page.wait_for_function("document.getElementById('decision-count').textContent === '3 decisions'")
+    page.get_by_text("3 decisions", exact=True).wait_for()
     page.select_option("[name=decision]", "drop")
     assert page.inner_text("#row-count").startswith("1 of")
 
@@ -150,7 +150,7 @@ def test_a_file_that_is_none_of_decisions_is_said_and_changes_nothing(page, tmp_
     path = tmp_path / "wrong.jsonl"
     path.write_text('{"id": "row1", "decision": "perhaps"}\n')
     page.set_input_files("#load-decisions", path)
-    page.wait_for_function("document.getElementById('decision-count').textContent.startsWith('This is not')")
+    page.get_by_text("This is not a file of decisions").wait_for()
     page.select_option("[name=decision]", "none")
     assert page.inner_text("#row-count") == "41 of 41 rows"
 

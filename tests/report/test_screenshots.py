@@ -30,7 +30,7 @@ def test_the_light_and_the_dark_screenshot_differ(view, tmp_path):
     assert done.returncode == 0, done.stderr
     light, dark = ((tmp_path / f"images/report-{scheme}.png").read_bytes() for scheme in ("light", "dark"))
     assert light != dark
-    assert all(struct.unpack(">II", image[16:24]) == (2560, 1800) and len(image) < 400_000 for image in (light, dark))
+    assert all(struct.unpack(">II", image[16:24]) == (2560, 1800) and len(image) < 500_000 for image in (light, dark))
 
 
 def test_a_missing_report_or_browser_is_one_clear_line(tmp_path):

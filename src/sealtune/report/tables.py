@@ -33,22 +33,6 @@ def lowest_rows(view: ReportView) -> list[dict[str, Any]]:
     return [_describe_row(view, int(i)) for i in order[: view.rows_shown]]
 
 
-def highest_rows(view: ReportView) -> list[dict[str, Any]]:
-    """The ``rows_shown`` rows with the highest scores, the highest first."""
-    order = np.argsort(view.scores.score, kind="stable")[::-1]
-    return [_describe_row(view, int(i)) for i in order[: view.rows_shown]]
-
-
-def borderline_rows(view: ReportView) -> list[dict[str, Any]]:
-    """Up to ``rows_shown`` borderline rows, the closest to the threshold first."""
-    cut = threshold(view)
-    if cut is None:
-        return []
-    near = np.flatnonzero(StringArray.of(view.scores.ids).isin(view.borderline))
-    closest = near[np.argsort(np.abs(view.scores.score[near] - cut), kind="stable")]
-    return [_describe_row(view, int(i)) for i in closest[: view.rows_shown]]
-
-
 def least_certain_rows(view: ReportView, cut: float) -> list[dict[str, Any]]:
     """The ``rows_shown`` rows about which a decision is worth most: those closest to the threshold ``cut``, relative to
     their standard error, that nobody has decided about.
