@@ -51,9 +51,7 @@ def rank(job: Job) -> Scores:
     seed, finite = job.config.seed, candidates.losses.isfinite()
     usable, safe = _finite(candidates), _finite(safe)
     marks = marks_of(job.decisions, StringArray.of(job.candidates.ids).take(finite.nonzero().flatten().numpy()))
-    with track(
-        "rank: scorer"
-    ) as advance:  # takes seconds, of many rows minutes; the scorer is fitted on both halves, too
+    with track("rank: scorer") as advance:  # minutes, if there are many rows; the errors take two of the four fits
         fitted = scorer.fit_scorer(usable, safe, seed, marks)
         advance(1, 4)
         logits, safe_logits = scorer.probe_logits(usable, safe, seed, marks)
