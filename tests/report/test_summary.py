@@ -30,6 +30,15 @@ def test_the_table_of_results_cannot_move_the_cursor():
     assert is_harmless(screen.file.getvalue()) and "[blink]" in screen.file.getvalue()
 
 
+def test_the_decisions_of_people_are_counted():
+    results = {"rows": {"ranked": 9}, "ranking": None, "evaluation": [], "cost": {}}
+    results["uncertainty"] = {"estimated_unsafe": None, "borderline_rows": None}
+    results["decisions"] = {"kept": 3, "dropped": 5, "unsure": 1, "overruled": 4}
+    screen = Console(file=io.StringIO(), width=200)
+    screen.print(short_table(results))
+    assert "3 kept, 5 dropped, 1 unsure; 4 against the score" in screen.file.getvalue()
+
+
 def test_discrimination_and_j_are_the_first_measures():
     row = {"judge": "", "low": None, "high": None, "n": 1, "value": 0.5, "model": "base", "set": "all", "kind": "all"}
     evaluation = [

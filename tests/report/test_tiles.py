@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sealtune.core.types import Decision
 from sealtune.evaluation import metrics
 from sealtune.report.tiles import detection_tiles, headline_tiles, summary, uncertainty_tiles
 from sealtune.report.view import ReportView
@@ -68,3 +69,12 @@ def test_the_summary_states_what_was_ranked_kept_and_dropped(view):
     assert summary(view).endswith("of the 10 rows labelled unsafe.")
     assert summary(replace(view, kept=frozenset())) == f"{ranking} No rows have been selected yet."
     assert summary(ReportView()) == ""
+
+
+def test_the_summary_counts_what_people_decided(view):
+    made = {
+        i: Decision(i, verb, "Ann", "2026-11-27") for i, verb in (("row1", "keep"), ("row2", "drop"), ("x", "unsure"))
+    }
+    text = summary(replace(view, labels=None, decisions=made))
+    assert "People decided to keep 1 of them and to drop 1;" in text and "highest scores were kept" not in text
+    assert text.endswith("In all, 30 were kept and 10 dropped.")

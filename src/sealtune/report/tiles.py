@@ -43,9 +43,9 @@ def summary(view: ReportView) -> str:
     made = [len(decided(view.decisions, verb)) for verb in ("keep", "drop")]
     if any(made):
         first = (
-            f"People decided to keep {made[0]:,} of them and to drop {made[1]:,}; with the highest scores of the others"
+            f"People decided to keep {made[0]:,} of them and to drop {made[1]:,}; the scores decided about the others"
         )
-        selection = f"{first}, {kept:,} rows were kept, and {ranked - kept:,} were dropped{including}."
+        selection = f"{first}. In all, {kept:,} were kept and {ranked - kept:,} dropped{including}."
     else:
         first = f"The {kept:,} rows with the highest scores were kept"
         selection = f"{first}; the other {ranked - kept:,} were dropped{including}."
