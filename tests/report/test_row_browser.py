@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from sealtune.cli.serve import FILE, Server
 from sealtune.report.html import MISSING
 from sealtune.report.page import render
 
@@ -146,6 +148,28 @@ def test_decisions_are_made_by_key_and_in_bulk_and_saved_as_lines(page, tmp_path
     assert page.inner_text("#row-count").startswith("1 of")
 
 
+def test_decisions_on_a_served_page_are_saved_in_the_run_and_there_when_it_is_opened_again(chromium, report, view):
+    server = Server(report.parent, view.scores.ids)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tab = chromium.new_page()
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(server.address)
+    tab.wait_for_selector("html[data-ready]")
+    tab.click(ROWS)
+    tab.click("[data-decide=drop]")
+    tab.click("#save-decisions")
+    tab.get_by_text("1 decisions, saved in the folder of the run").wait_for()
+    (made,) = map(json.loads, (report.parent / FILE).read_text().splitlines())
+    assert made["decision"] == "drop" and made["id"] == min(view.scores.by_id().items(), key=lambda item: item[1])[0]
+    tab.reload()
+    tab.get_by_text("1 decisions", exact=True).wait_for()
+    assert {url.rpartition("/")[0] + "/" for url in asked} == {server.address}
+    tab.close()
+    server.shutdown()
+    server.server_close()
+
+
 def test_a_file_that_is_none_of_decisions_is_said_and_changes_nothing(page, tmp_path):
     path = tmp_path / "wrong.jsonl"
     path.write_text('{"id": "row1", "decision": "perhaps"}\n')
@@ -179,3 +203,16 @@ def test_no_width_needs_scrolling_sideways(chromium, report, width, scheme):
     tab.click(ROWS)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_has_no_serious_finding(chromium, report, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    context = chromium.new_context(color_scheme=scheme, bypass_csp=True)  # axe is a script that the page does not know
+    tab = context.new_page()
+    tab.goto(report.as_uri())
+    tab.wait_for_selector("html[data-ready]")
+    tab.click(ROWS)
+    found = axe.Axe().run(tab).response["violations"]
+    assert [(one["id"], one["help"]) for one in found if one["impact"] in ("serious", "critical")] == []
+    context.close()

@@ -43,6 +43,8 @@ Decisions = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show only errors, and where the result is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+Serve = Annotated[bool, typer.Option("--serve", help="Serve the report on this machine; decisions are saved in RUN.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0: any that is free.")]
 ShownRows = Annotated[int, typer.Option("--rows", min=0, help="Number of rows of each kind.")]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]
 Accelerate = Annotated[

@@ -23,7 +23,13 @@ MAX_TEXT = 2_000
 STATE_STYLES = {"kept": "green", "dropped": "red"}
 
 
-def show(run: options.RunFolder, rows: options.ShownRows = 5, as_json: options.AsJson = False) -> None:
+def show(
+    run: options.RunFolder,
+    rows: options.ShownRows = 5,
+    as_json: options.AsJson = False,
+    serve: options.Serve = False,
+    port: options.Port = 0,
+) -> None:
     """Show what a run has found: in sentences, as a histogram of the scores, its worst and its least certain rows."""
     with one_line_errors():
         if not (run / "manifest.json").is_file():
@@ -33,6 +39,9 @@ def show(run: options.RunFolder, rows: options.ShownRows = 5, as_json: options.A
 
         # No model is loaded, so code that comes with one needs no trust here.
         opened = Run(load_config(["trust_remote_code=false"], out=str(run)))
+        if serve:
+            _serve(opened, port)
+            return
         found = overview(opened, rows)
         if as_json:
             typer.echo(_to_json(found, opened))
@@ -40,6 +49,22 @@ def show(run: options.RunFolder, rows: options.ShownRows = 5, as_json: options.A
             from rich.console import Console
 
             _print(found, opened, Console(highlight=False))
+
+
+def _serve(run: Any, port: int) -> None:
+    """Serve the report until Ctrl-C."""
+    from sealtune.cli.serve import FILE, Server
+
+    server = Server(run.folder.root, run.folder.read_scores().ids, port)
+    typer.echo(
+        f"{server.address}\ndecisions are saved to {escape_unprintable(str(run.folder.root / FILE))}; Ctrl-C ends"
+    )
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        typer.echo("ended")
+    finally:
+        server.server_close()
 
 
 def _to_json(found: Overview, run: Any) -> str:

@@ -16,7 +16,10 @@ const Charts = (() => {
 
   function frame(width, options) {
     const style = { background: "transparent", color: "inherit", fontFamily: "inherit", fontSize: "12px" };
-    return Plot.plot({ width, height: HEIGHT, marginLeft: 56, marginBottom: 40, style, ...options });
+    const plot = Plot.plot({ width, height: HEIGHT, marginLeft: 56, marginBottom: 40, style, ...options });
+    // The figure has a label of its own; those of its groups are not permitted on <g>.
+    for (const part of plot.querySelectorAll("g[aria-label]")) part.removeAttribute("aria-label");
+    return plot;
   }
 
   function histogram(figure, width) {

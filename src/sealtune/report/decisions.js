@@ -47,6 +47,16 @@ class Decisions {
     this.changed();
   }
 
+  // Into the run's folder, if sealtune serves the page; to the browser's downloads otherwise. Returns what was done.
+  async save() {
+    if (location.protocol === "file:") {
+      this.download();
+      return "saved to your downloads";
+    }
+    const answer = await fetch("decisions.jsonl", { method: "PUT", body: this.text() });
+    return answer.ok ? "saved in the folder of the run" : `not saved: ${Text.line(await answer.text(), 200)}`;
+  }
+
   download() {
     const address = URL.createObjectURL(new Blob([this.text()], { type: "application/x-ndjson" }));
     Text.element("a", { href: address, download: "decisions.jsonl" }).click();

@@ -19,7 +19,10 @@
   browser = new Browser(rows, decisions);
   decisions.changed();
 
-  part("save-decisions").addEventListener("click", () => decisions.download());
+  part("save-decisions").addEventListener("click", async () => {
+    const done = await decisions.save().catch(() => "not saved: sealtune no longer serves this page");
+    part("decision-count").textContent = `${decisions.size.toLocaleString("en")} decisions, ${done}`;
+  });
   part("undo-decisions").addEventListener("click", () => decisions.undo());
   part("person").addEventListener("input", (event) => (decisions.person = event.target.value.trim()));
   part("load-decisions").addEventListener("change", async (event) => {
@@ -29,6 +32,8 @@
       part("decision-count").textContent = `This is not a file of decisions: ${line(String(error.message), 90)}`;
     }
   });
+
+  if (location.protocol !== "file:") decisions.read(await (await fetch("decisions.jsonl")).text());
 
   slider(rows);
   if (rows.map) map(rows, browser, decisions);

@@ -45,7 +45,7 @@ def render(view: ReportView) -> str:
         row_data=html.embed_compressed(row_data(view)) if has_rows else None,
         decisions=html.embed_json({i: _decision(made) for i, made in view.decisions.items()}),
         scripts=[Markup(script) for script in scripts],
-        policy=_policy(scripts),
+        policy=Markup(_policy(scripts)),
         style=Markup(_read("page.css")),
         facts=_facts(view.manifest),
         stages=_stage_table(view.manifest),
