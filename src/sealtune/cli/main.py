@@ -84,6 +84,7 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
         safe: options.Safe = None,
         out: options.Out = None,
         keep: options.Keep = None,
+        scores: options.ScoresFile = None,
         force: options.Force = False,
         accelerate_config: options.Accelerate = None,
         num_processes: options.Processes = None,
@@ -91,7 +92,10 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
         with one_line_errors():
             _launch(accelerate_config, num_processes)
             calls_judges = "evaluate" in stages
-            run = _open(words, config, calls_judges=calls_judges, model=model, data=data, safe=safe, out=out, keep=keep)
+            flags = {"model": model, "data": data, "safe": safe, "out": out, "keep": keep, "scores": scores}
+            run = _open(words, config, calls_judges=calls_judges, **flags)
+            if scores:
+                _import_scores(run, stages, force=force)
             _run_stages(run, stages, force=force)
 
 
@@ -107,6 +111,16 @@ def _launch(accelerate_config: str | None, num_processes: int | None) -> None:
         launch(accelerate_config, num_processes, sys.argv[1:])
     elif num_processes:
         raise UserError("--num_processes: has no effect without --accelerate_config")
+
+
+def _import_scores(run: Run, stages: Sequence[str], *, force: bool) -> None:
+    """Import scores made elsewhere before a selection, which no ranking precedes then."""
+    from sealtune.pipeline.runner import run_stage
+
+    if stages[0] not in ("rank", "select"):
+        raise UserError(f"{stages[0]}: --scores belongs to rank, select and run")
+    if stages[0] == "select":
+        run_stage(run, "rank", force=force)
 
 
 def _run_stages(run: Run, stages: Sequence[str], *, force: bool) -> None:

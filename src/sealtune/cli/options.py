@@ -37,6 +37,10 @@ ModelAnswers = Annotated[
 ]
 Adapter = Annotated[Path, typer.Argument(help="The folder of a LoRA adapter.", show_default=False)]
 Keep = Annotated[float | None, typer.Option("--keep", help="select.keep_ratio: the share of rows to keep.")]
+ScoresFile = Annotated[
+    str | None,
+    typer.Option("--scores", help="Scores made elsewhere, in place of a ranking: a file with id and score."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]
 Accelerate = Annotated[
     str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Job:
     """What a ranker is given.
 
-    ``load_model(full)`` returns the language model; with ``full`` all of its weights will be trained.
+    ``load_model(full)`` returns the language model; with ``full`` all of its weights will be trained. ``unusable`` are
+    the ids of candidates that are not ranked.
     """
 
     candidates: Encoded
@@ -30,6 +31,7 @@ class Job:
     load_model: Callable[[bool], PreTrainedModel]
     on_step: OnStep = field(default=lambda record, total, state: None)
     resume: State | None = None
+    unusable: Collection[str] = ()
 
 
 class Amounts(NamedTuple):
@@ -74,9 +76,11 @@ class Ranker:
         cost: what that takes.
         score: scores rows that were not ranked, from what ``rank`` saved as ``Scores.selector``; None if it cannot.
         estimates_unsafe_share: whether ``Scores.probe_logit`` is set, from which the share of unsafe rows is estimated.
+        needs_safe_set: whether it reads ``Job.safe``, which is empty otherwise.
     """
 
     rank: Callable[[Job], Scores]
     cost: Callable[[RankConfig, Amounts], Cost]
     score: Callable[[Job, Mapping[str, Tensor]], Scores] | None = None
     estimates_unsafe_share: bool = False
+    needs_safe_set: bool = True

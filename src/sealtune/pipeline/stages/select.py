@@ -44,7 +44,9 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     samples, added = candidates.rows.samples, run.inputs.load_mix_rows().samples
     kept = samples.take(np.flatnonzero(samples.ids.isin(selection.kept)))
     run.folder.write_jsonl("select/kept.jsonl", (sample.row for sample in kept))
-    run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(samples, selection, candidates.drops))
+    run.folder.write_jsonl(
+        "select/dropped.jsonl", _dropped_rows(samples, selection, candidates.drops, run.config.rank.origin)
+    )
     run.folder.write_strings("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (sample.row for sample in added))
     _log_counts(selection, unusable=len(candidates.drops), added=len(added))
@@ -63,14 +65,18 @@ def _log_counts(selection: Selection, unusable: int, added: int) -> None:
         logger.info("select: estimated share of unsafe rows %s%s", interval, note)
 
 
-def _dropped_rows(samples: Samples, selection: Selection, drops: Collection[Drop]) -> Iterator[dict[str, Any]]:
-    """Rows dropped by rank and unusable rows, in input order; what sealtune adds is under the key ``sealtune``."""
+def _dropped_rows(
+    samples: Samples, selection: Selection, drops: Collection[Drop], origin: str
+) -> Iterator[dict[str, Any]]:
+    """Rows dropped by rank and unusable rows, in input order; what sealtune adds is under the key ``sealtune``, with
+    where the scores come from.
+    """
     rejected = selection.rejected
     places = samples.ids.index_in(row.id for row in rejected)
     order = np.argsort(places)
 
     def dropped_by_rank(sample: Sample, index: int) -> tuple[int, Mapping[str, Any], dict[str, Any]]:
-        return sample.position, sample.row, dataclasses.asdict(rejected[index])
+        return sample.position, sample.row, dataclasses.asdict(rejected[index]) | {"ranked_by": origin}
 
     rows = heapq.merge(
         map(dropped_by_rank, samples.take(places[order]), order.tolist()),
