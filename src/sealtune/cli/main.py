@@ -18,6 +18,7 @@ import typer
 from sealtune.cli import options
 from sealtune.cli.arguments import load_config
 from sealtune.cli.errors import exit_without_teardown, one_line_errors
+from sealtune.cli.export import export
 from sealtune.cli.progress import show_bars, show_log
 from sealtune.core import distributed
 from sealtune.core.errors import UserError
@@ -264,6 +265,9 @@ def repair(
 
         show(repair_adapter(adapter, run.config))
         _print(run.folder.path(ADAPTER))
+
+
+app.command(name="export")(export)
 
 
 @app.command()

@@ -91,7 +91,8 @@ def ranked_by(config: Config) -> str:
     """What ranked the rows, for readers on other machines."""
     if config.rank.scores is not None:
         return f"by scores made elsewhere (`{Path(config.rank.scores).name}`)"
-    safe = ", ".join(c.name or c.path for c in config.safe_datasets)
+    names = (c.name or (Path(c.path).name if Path(c.path).exists() else c.path) for c in config.safe_datasets)
+    safe = ", ".join(names)
     return f"by `{config.rank.method}` against a safe set ({safe})"
 
 
