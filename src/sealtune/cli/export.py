@@ -55,8 +55,8 @@ def _push(run: Run, rows: Path, repo: str, *, really: bool) -> None:
     from sealtune.pipeline import hub
 
     uploads = hub.plan(run, rows, repo)
-    if "tune" not in run.folder.manifest().stages:
-        _print("note: the run has not tuned: only rows can be uploaded")
+    for note in hub.notes(run):
+        _print(f"note: {note}")
     for line in (line for upload in uploads for line in upload.lines()):
         _print(line)
     if not really:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sealtune.core.errors import RunError, UserError
 from sealtune.core.sanitize import excerpt
 from sealtune.data.reasons import plural
+from sealtune.models.adapter_folder import is_adapter
+from sealtune.models.load import public_name
 from sealtune.pipeline.exporter import MARKER
 from sealtune.report.markdown import results_section
+from sealtune.tuning.saved_model import stands_on
 
 if TYPE_CHECKING:
     from sealtune.pipeline.run import Run
@@ -57,6 +60,14 @@ def plan(run: Run, rows: Path, repo: str) -> list[Upload]:
     return uploads + ([Upload(repo, "model", _model_files(run))] if "tune" in run.folder.manifest().stages else [])
 
 
+def notes(run: Run) -> Iterator[str]:
+    """What the uploads lack, one line each."""
+    if "tune" not in run.folder.manifest().stages:
+        yield "the run has not tuned: there are only rows to upload"
+    elif (base := _local_base(run)) and is_adapter(run.folder.path("tune")):
+        yield f"the tuned model stands on {base}, a folder of this machine: who downloads it needs that model, too"
+
+
 def push(uploads: Sequence[Upload]) -> list[str]:
     """Upload, creating private repositories where there are none. Returns the addresses.
 
@@ -100,16 +111,16 @@ def _model_files(run: Run) -> dict[str, bytes | Path]:
 
 def _model_card(run: Run) -> str:
     text = run.folder.path(f"tune/{CARD}").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not _names_a_folder(line)]
-    stages = run.folder.manifest().stages
-    results = results_section(run.folder.read_json("results.json")) if "report" in stages else ""
-    return "\n".join(lines) + "\n" + results
+    if base := _local_base(run):  # no name for readers elsewhere, and the hub would refuse it
+        text = text.replace(f"base_model: {base}\n", "").replace(base, Path(base).name)
+    reported = "report" in run.folder.manifest().stages
+    return text + (results_section(run.folder.read_json("results.json")) if reported else "")
 
 
-def _names_a_folder(line: str) -> bool:
-    """Whether this line of the card's header names a base that is no model of the hub, which the hub would refuse."""
-    key, _, value = line.partition(": ")
-    return key == "base_model" and Path(value).exists()
+def _local_base(run: Run) -> str | None:
+    """The folder of the model that was tuned; None if it is a model of the hub."""
+    base = public_name(stands_on(run.config))
+    return base if Path(base).exists() else None
 
 
 def _size(content: bytes | Path) -> int:
