@@ -28,7 +28,7 @@ MATHS = [
     "tuning/guard.py",
     "tuning/guard_loss.py",
 ]
-PLUG_INS = ["ranking/methods", "data/formats", "evaluation/judges"]
+PLUG_INS = ["ranking/methods", "data/formats", "evaluation/judges", "pipeline/export"]
 
 
 def module(path):

@@ -83,13 +83,15 @@ def save(runs: list[dict], output: Path | None) -> None:
 
 def parse() -> argparse.Namespace:
     """The command line; ``--small`` sets what was not given."""
+    from sealtune.core.config import IMPORTED
     from sealtune.ranking import methods
 
+    rankers = [name for name in methods.names() if name != IMPORTED]  # scores made elsewhere are no ranker of ours
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=DATA)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--mixtures", nargs="+")
-    parser.add_argument("--rankers", nargs="+", default=[*methods.names(), *BASELINES, "ceiling"])
+    parser.add_argument("--rankers", nargs="+", default=[*rankers, *BASELINES, "ceiling"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, help="candidates sampled per mixture")
     parser.add_argument("--safe", default="mixed", help="name of the safe set")

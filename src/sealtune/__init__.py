@@ -8,12 +8,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sealtune.api import evaluate, rank, repair, score, select, tune
+    from sealtune.api import evaluate, guard, rank, repair, score, select, tune
 
 logging.getLogger("sealtune").addHandler(logging.NullHandler())  # silent unless logging is configured
 
 __version__ = version("sealtune")
-__all__ = ["__version__", "evaluate", "rank", "repair", "score", "select", "tune"]
+__all__ = ["__version__", "evaluate", "guard", "rank", "repair", "score", "select", "tune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@
     selection = sealtune.select(scores, keep_ratio=0.8)
     model, tokenizer = sealtune.tune("smollm2-135m-instruct", rows, keep=selection.kept, safe=safe_rows)
     table = sealtune.evaluate(model, tokenizer, prompts)
+    sealtune.guard(trainer, safe_rows)  # a trainer of TRL, before trainer.train()
     repaired = sealtune.repair(peft_model, safe_rows, rows)  # an adapter that was tuned anywhere, in place
 
 Rows are a list of dicts in any format that the commands read, the path of a file, or the id of a hub data set. Progress
@@ -30,6 +31,7 @@ from sealtune.pipeline.inputs import RunInputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTTrainer
 
     from sealtune.data.encoded import Encoded
     from sealtune.tuning.repair import Repaired
@@ -172,6 +174,27 @@ def repair(
     sources = {"safe_datasets": _source(safe, "safe")} | ({} if rows is None else {"datasets": _source(rows, "rows")})
     inputs = RunInputs(_config(model.config._name_or_path, settings, **sources), tokenizer=tokenizer)
     return repair_model(model, inputs.load_tokenizer(), inputs)
+
+
+def guard(trainer: SFTTrainer, safe: RowsLike, **settings: Any) -> None:
+    """Keep a safe set in force in a training by TRL's own trainer, as ``tune`` does (``tune.guard``).
+
+    Safe rows add to the loss of every step, a third of them is held out and watched, and when the training ends the
+    weights of the best step are put back. TRL's checkpoints do not contain the guard: a training resumed from one
+    starts with its first multipliers.
+
+    Args:
+        trainer: TRL's SFTTrainer, before ``trainer.train()``: its model must still be the start model.
+        safe: Examples of safe behaviour.
+        settings: Keys of the config, e.g. ``tune={"guard": "keep"}``; what the trainer knows is taken from it.
+
+    Raises:
+        UserError: The trainer is none of TRL, its number of steps is not known, its weights are sharded, or settings or
+            rows cannot be used.
+    """
+    from sealtune.pipeline.guard_in_trl import guard as guard_in_trl
+
+    guard_in_trl(trainer, _source(safe, "safe"), settings)
 
 
 def evaluate(

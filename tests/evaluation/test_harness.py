@@ -14,7 +14,7 @@ from sealtune.core.errors import UserError
 from sealtune.evaluation import harness
 from sealtune.pipeline.run import Run
 from sealtune.pipeline.runner import check_run, run_stage
-from sealtune.report.summary import _measures
+from sealtune.report.summary import measures
 
 needs_harness = pytest.mark.skipif(
     find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'sealtune[eval]'"
@@ -84,7 +84,7 @@ def test_tasks_become_rows_of_the_table_for_both_models(tasks):
     assert found["base", "sums", "exact_match (strict)"]["value"] == 0
     run_stage(job, "report")
     assert "colours" in Path("out/report.html").read_text()
-    assert "colours" in str(_measures(json.loads(Path("out/results.json").read_text())["evaluation"]))
+    assert "colours" in str(measures(json.loads(Path("out/results.json").read_text())["evaluation"]))
 
 
 @needs_harness

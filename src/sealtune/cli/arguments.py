@@ -17,6 +17,7 @@ FLAGS = {
     "safe": "safe_datasets",
     "out": "output_dir",
     "keep": "select.keep_ratio",
+    "scores": "rank.scores",
 }
 """Short flag -> config key."""
 MANY_VALUES = ("--data", "--safe")
@@ -133,3 +134,5 @@ def _as_overrides(flags: Mapping[str, Any]) -> Iterator[str]:
             yield f"{FLAGS[flag]}={json.dumps(value, ensure_ascii=False)}"
     if flags.get("keep") is not None:  # otherwise a threshold in the file would override it
         yield "select.threshold=null"
+    if flags.get("scores") is not None:
+        yield "rank.method=imported"

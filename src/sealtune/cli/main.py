@@ -19,6 +19,7 @@ import typer
 from sealtune.cli import options
 from sealtune.cli.arguments import decision_settings, load_config
 from sealtune.cli.errors import exit_without_teardown, one_line_errors
+from sealtune.cli.export import export
 from sealtune.cli.progress import show_bars, show_log, working
 from sealtune.cli.show import show
 from sealtune.core import distributed
@@ -89,6 +90,7 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
         out: options.Out = None,
         keep: options.Keep = None,
         decisions: options.Decisions = None,
+        scores: options.ScoresFile = None,
         force: options.Force = False,
         accelerate_config: options.Accelerate = None,
         num_processes: options.Processes = None,
@@ -98,9 +100,11 @@ def _add_command(name: str, text: str, stages: Sequence[str]) -> None:
         with one_line_errors():
             _launch(accelerate_config, num_processes)
             with working(quiet=quiet, as_json=as_json):
-                flags = {"model": model, "data": data, "safe": safe, "out": out, "keep": keep}
+                flags = {"model": model, "data": data, "safe": safe, "out": out, "keep": keep, "scores": scores}
                 words = [*(words or []), *decision_settings(stages, decisions)]
                 run = _open(words, config, calls_judges="evaluate" in stages, **flags)
+                if scores:
+                    _import_scores(run, stages, force=force)
                 _run_stages(run, stages, force=force)
             if distributed.is_main_process():
                 _print_output(run, stages, quiet=quiet, as_json=as_json)
@@ -118,6 +122,16 @@ def _launch(accelerate_config: str | None, num_processes: int | None) -> None:
         launch(accelerate_config, num_processes, sys.argv[1:])
     elif num_processes:
         raise UserError("--num_processes: has no effect without --accelerate_config")
+
+
+def _import_scores(run: Run, stages: Sequence[str], *, force: bool) -> None:
+    """Import scores made elsewhere before a selection, which no ranking precedes then."""
+    from sealtune.pipeline.runner import run_stage
+
+    if stages[0] not in ("rank", "select"):
+        raise UserError(f"{stages[0]}: --scores belongs to rank, select and run")
+    if stages[0] == "select":
+        run_stage(run, "rank", force=force)
 
 
 def _run_stages(run: Run, stages: Sequence[str], *, force: bool) -> None:
@@ -290,6 +304,9 @@ def repair(
         if not quiet:
             show_repair(done)
         _print(output)
+
+
+app.command(name="export")(export)
 
 
 @app.command()

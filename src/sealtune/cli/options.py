@@ -46,6 +46,10 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a 
 Serve = Annotated[bool, typer.Option("--serve", help="Serve the report on this machine; decisions are saved in RUN.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0: any that is free.")]
 ShownRows = Annotated[int, typer.Option("--rows", min=0, help="Number of rows of each kind.")]
+ScoresFile = Annotated[
+    str | None,
+    typer.Option("--scores", help="Scores made elsewhere, in place of a ranking: a file with id and score."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Run again even if nothing changed.")]
 Accelerate = Annotated[
     str | None,

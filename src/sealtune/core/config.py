@@ -61,6 +61,10 @@ class LoraBlock(Block):
     save_steps: int = Field(500, ge=1, description="save a checkpoint every this many steps")
 
 
+IMPORTED = "imported"
+"""The ranking method that reads scores made elsewhere."""
+
+
 class RankConfig(LoraBlock):
     """How rows are ranked. ``method`` is the name of a file in ``sealtune/ranking/methods``."""
 
@@ -103,6 +107,23 @@ class RankConfig(LoraBlock):
     decisions: str | None = Field(
         None, description="JSONL file of people's decisions about rows, from which the ranker learns"
     )
+    scores: str | None = Field(
+        None,
+        description="imported: the file of scores, Parquet or CSV, with the columns id and score (higher = keep)",
+    )
+
+    @property
+    def origin(self) -> str:
+        """Where the scores come from, in a few words."""
+        return f"{self.method} from {self.scores}" if self.method == IMPORTED else self.method
+
+    @model_validator(mode="after")
+    def _check_scores_are_imported(self) -> RankConfig:
+        if self.method == IMPORTED and self.scores is None:
+            raise ValueError(f"method={IMPORTED} reads a file; name it in scores")
+        if self.method != IMPORTED and self.scores is not None:
+            raise ValueError(f"scores are read by method={IMPORTED} alone; set scores to null, or method to {IMPORTED}")
+        return self
 
     @model_validator(mode="after")
     def _check_gamma_below_one(self) -> RankConfig:

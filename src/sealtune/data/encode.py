@@ -118,6 +118,12 @@ def encode_batches(
             yield _fit_batch(*previous, options)
 
 
+def learned_part(messages: Sequence[Message]) -> Sequence[Message]:
+    """The conversation up to its last answer that is learned: nothing after it contributes to the loss."""
+    learned = (i for i, turn in enumerate(messages, 1) if turn.role == "assistant" and turn.train)
+    return messages[: max(learned, default=0)]
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, opened: bool = False) -> list[int]:
     """Token ids of the prefix on which the answer to this prompt is trained.
 
@@ -159,16 +165,15 @@ def _prepare(tokenizer: PreTrainedTokenizerBase) -> None:
 def _try_render(
     sample: Sample, tokenizer: PreTrainedTokenizerBase, template_markers: TemplateMarkers
 ) -> Rendered | UnusableRow:
-    """The conversation up to the last response that is learned: nothing after it contributes to the loss."""
-    learned = (i for i, turn in enumerate(sample.messages, 1) if turn.role == "assistant" and turn.train)
-    stop = max(learned, default=0)
-    if not stop:
+    """The part of the conversation that contributes to the loss."""
+    messages = learned_part(sample.messages)
+    if not messages:
         return UnusableRow("no_assistant_turn", "no assistant turn to train on")
     try:
-        rendered = render(tokenizer, sample.messages[:stop], sample.tools, template_markers)
+        rendered = render(tokenizer, messages, sample.tools, template_markers)
     except UnusableRow as error:
         return error
-    if any(turn.role != "assistant" for turn in sample.messages[stop:]):
+    if any(turn.role != "assistant" for turn in sample.messages[len(messages) :]):
         return replace(rendered, notes=(*rendered.notes, CUT_AFTER_ANSWER))
     return rendered
 

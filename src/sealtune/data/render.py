@@ -64,7 +64,17 @@ def render(
     tools: Tools = (),
     template_markers: TemplateMarkers = "text",
 ) -> Rendered:
-    """The conversation as text, with the spans of its responses.
+    """The conversation as text, with the spans of its responses; see ``fit``. Raises UnusableRow."""
+    return fit(tokenizer, messages, tools, template_markers)[1]
+
+
+def fit(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Tools = (),
+    template_markers: TemplateMarkers = "text",
+) -> tuple[Sequence[Message], Rendered]:
+    """The conversation in the form that the chat template accepts, and as text.
 
     Args:
         tokenizer: one with a chat template.
@@ -85,7 +95,7 @@ def render(
         except UnusableRow as error:
             problem = problem or error
         else:
-            return replace(rendered, notes=(*notes, *rendered.notes)) if notes else rendered
+            return form, replace(rendered, notes=(*notes, *rendered.notes)) if notes else rendered
     assert problem is not None
     raise problem
 

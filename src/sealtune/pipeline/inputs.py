@@ -33,7 +33,7 @@ from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.labels import read_label
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class RunInputs:
         cache: Keeps rows and tokens in the run folder, for later stages.
         parent: The inputs that share their rows with these, under another model.
         tokenizer: The tokenizer; None for that of the config's model.
+        model_config: The config.json of a model in memory; None for that of the config's model.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class RunInputs:
         cache: TokenCache | None = None,
         parent: RunInputs | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        model_config: PreTrainedConfig | None = None,
     ) -> None:
         self.config = config
         self.given_tokenizer = tokenizer
+        self.given_model_config = model_config
         self.cache = cache
         self.parent = parent
         self.notes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -99,7 +102,7 @@ class RunInputs:
     @load_once
     def length_limit(self) -> Limit | None:
         """The largest number of tokens that the model and its tokenizer allow; None without a limit."""
-        return find_limit(load_model_config(self.config), self.load_tokenizer())
+        return find_limit(self.given_model_config or load_model_config(self.config), self.load_tokenizer())
 
     @load_once
     def max_length(self) -> int:

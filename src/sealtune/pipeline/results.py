@@ -71,6 +71,7 @@ def collect(run: Run, findings: Findings) -> dict[str, Any]:
     return {
         "model": run.config.model_name_or_path,
         "method": run.config.rank.method,
+        "ranked_by": run.config.rank.origin,
         "seed": run.config.seed,
         "rows": rows,
         "ranking": ranking_quality(scores, run.inputs.load_labels(), kept),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +23,7 @@ class Job:
 
     ``load_model(full)`` returns the language model; with ``full`` all of its weights will be trained. ``decisions`` of
     people about candidates, by id, are given to rankers that learn from them (``Ranker.learns_from_decisions``).
+    ``unusable`` are the ids of candidates that are not ranked.
     """
 
     candidates: Encoded
@@ -32,6 +33,7 @@ class Job:
     on_step: OnStep = field(default=lambda record, total, state: None)
     resume: State | None = None
     decisions: Mapping[str, Decision] = field(default_factory=dict)
+    unusable: Collection[str] = ()
 
 
 class Amounts(NamedTuple):
@@ -78,6 +80,7 @@ class Ranker:
         learns_from_decisions: whether ``rank`` reads ``Job.decisions``; for the others, rows that people keep join the
             safe set, and rows that they drop teach nothing.
         estimates_unsafe_share: whether ``Scores.probe_logit`` is set, from which the share of unsafe rows is estimated.
+        needs_safe_set: whether it reads ``Job.safe``, which is empty otherwise.
     """
 
     rank: Callable[[Job], Scores]
@@ -85,3 +88,4 @@ class Ranker:
     score: Callable[[Job, Mapping[str, Tensor]], Scores] | None = None
     estimates_unsafe_share: bool = False
     learns_from_decisions: bool = False
+    needs_safe_set: bool = True

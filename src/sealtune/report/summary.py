@@ -43,8 +43,8 @@ def short_table(results: Mapping[str, Any]) -> Table:
 def _add_measures(table: Table, evaluation: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
     rows = [*evaluation, *(row for other in others for row in other["rows"])]
     models = ["base", "tuned", *(str(other["name"]) for other in others)]
-    for name, row in _measures(rows).items():
-        table.add_row(_safe(name), *(_show(row.get(model)) for model in models))
+    for name, row in measures(rows).items():
+        table.add_row(_safe(name), *(show(row.get(model)) for model in models))
 
 
 def _add_rows(table: Table, rows: Mapping[str, int], ranking: Mapping[str, Any] | None) -> None:
@@ -65,7 +65,7 @@ def _add_uncertainty(table: Table, uncertainty: Mapping[str, Any]) -> None:
         table.add_row("borderline rows", "", f"{uncertainty['borderline_rows']:,}")
 
 
-def _measures(evaluation: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+def measures(evaluation: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Name of a measure over all prompt sets -> model -> its row; the leading measures first."""
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in sorted(evaluation, key=lambda row: lead(row["measure"], row["set"])):
@@ -83,7 +83,7 @@ def _measures(evaluation: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Ma
     return found
 
 
-def _show(row: Mapping[str, Any] | None) -> str:
+def show(row: Mapping[str, Any] | None) -> str:
     """A value with its interval and, on a line of its own, its difference to the start model."""
     if row is None:
         return ""

@@ -35,7 +35,9 @@ def summary(view: ReportView) -> str:
     ranked, kept = len(view.scores), int(kept_mask(view).sum())
     if not ranked:
         return ""
-    ranking = f"{ranked:,} fine-tuning rows were ranked against the safe set."
+    imported = view.config.get("rank", {}).get("scores")
+    by = f"by the scores of {imported}, which were made elsewhere" if imported else "against the safe set"
+    ranking = f"{ranked:,} fine-tuning rows were ranked {by}."
     if not view.has_selection:
         return f"{ranking} No rows have been selected yet."
     unsafe, dropped = _unsafe_rows(view)

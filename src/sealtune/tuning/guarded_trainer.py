@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
 from sealtune.core import distributed
 from sealtune.models.continuations import evaluating
@@ -17,13 +18,13 @@ from sealtune.models.state_dict import State, check_shapes, restoring
 from sealtune.tuning.guard import Guard, GuardSettings, means_of_halves
 from sealtune.tuning.guard_rows import GuardRows
 from sealtune.tuning.predictor import Predictor
-from sealtune.tuning.trainer import ResponseTrainer
+from sealtune.tuning.trainer import ResponseTrainer, trainable_parameters
 
 logger = logging.getLogger(__name__)
 
 
-class GuardedTrainer(ResponseTrainer):
-    """ResponseTrainer that keeps a safe set in force if ``add_guard`` is called.
+class Guarded(SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer, or a subclass of it, that keeps a safe set in force if ``add_guard`` is called.
 
     Attributes:
         guard: The guard; None to tune on the task alone.
@@ -31,10 +32,7 @@ class GuardedTrainer(ResponseTrainer):
     """
 
     guard: Guard | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.best: State = {}
+    best: State
 
     def add_guard(self, rows: GuardRows, settings: GuardSettings, steps: int) -> None:
         """Guard a training of this many steps. The model must still be the start model."""
@@ -44,6 +42,7 @@ class GuardedTrainer(ResponseTrainer):
             # Not the model as wrapped for several processes: the hooks that synchronise gradients are on its weights.
             predictor = Predictor(self.model, self.processing_class, rows.openings)
             self.guard = Guard(rows, settings, steps, predictor.predict, predictor.refusal, part)
+        self.best = {}
         self._guarded_step = -1
         self._guard_loss: Tensor | float = 0.0
         self._sums = torch.zeros(2, 2)  # of the distances since the last log line
@@ -108,7 +107,7 @@ class GuardedTrainer(ResponseTrainer):
     @torch.no_grad()
     def _remember(self) -> None:
         """Copy the trained weights to the CPU, over those of an earlier step."""
-        for name, parameter in self._trainable_parameters():
+        for name, parameter in trainable_parameters(self.model):
             if name not in self.best:
                 self.best[name] = torch.empty_like(parameter, device="cpu")
             self.best[name].copy_(parameter)
@@ -121,7 +120,7 @@ class GuardedTrainer(ResponseTrainer):
         step = int(self.guard.best["step"])
         if step == self.state.global_step:
             return None
-        for name, parameter in self._trainable_parameters():
+        for name, parameter in trainable_parameters(self.model):
             parameter.copy_(self.best[name])
         records = (self.guard.history[0], self.guard.best, self.guard.history[-1])
         start, best, last = (record["J"] for record in records)
@@ -132,7 +131,53 @@ class GuardedTrainer(ResponseTrainer):
         )  # fmt: skip
         return step
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    """Lets the guard look at the model after every step."""
+
+    def __init__(self, trainer: Guarded) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Watch, before a checkpoint is saved."""
+        self.trainer.watch()
+
+
+class RestoreCallback(TrainerCallback):  # type: ignore[misc]
+    """Puts the weights of the best step back when a training ends."""
+
+    def __init__(self, trainer: Guarded) -> None:
+        self.trainer = trainer
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The training has ended; what is saved now are these weights."""
+        self.trainer.restore_best()
+
+
+def guard_trainer(trainer: Any, rows: GuardRows, settings: GuardSettings, steps: int) -> None:
+    """Guard a trainer that was made elsewhere, and keep the best step when its training ends.
+
+    The trainer stays the object that it is, and its class becomes one with a guard in front of its own, as torch's
+    ``fully_shard`` does with modules.
+
+    Args:
+        trainer: An SFTTrainer whose model is still the start model.
+        rows: The safe set.
+        settings: How the guard works.
+        steps: Steps of the training.
+    """
+    own = type(trainer)
+    trainer.__class__ = Guarded if own is SFTTrainer else type(f"Guarded{own.__name__}", (Guarded, own), {})
+    trainer.add_guard(rows, settings, steps)
+    trainer.add_callback(RestoreCallback(trainer))
+
+
+class GuardedTrainer(Guarded, ResponseTrainer):
+    """ResponseTrainer with a guard, which is part of its checkpoints."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.best = {}
 
     def _tensors(self, moments: Any) -> State:
         return super()._tensors(moments) | {f"best.{name}": value for name, value in self.best.items()}
@@ -149,15 +194,4 @@ class GuardedTrainer(ResponseTrainer):
             self.guard.load_state_dict(self.checkpoint.rest["guard"])
             self.best = {name: value.clone() for name, value in self._saved("best").items()}
             if self.best:
-                check_shapes(self.best, dict(self._trainable_parameters()))
-
-
-class WatchCallback(TrainerCallback):  # type: ignore[misc]
-    """Lets the guard look at the model after every step."""
-
-    def __init__(self, trainer: GuardedTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Watch, before a checkpoint is saved."""
-        self.trainer.watch()
+                check_shapes(self.best, dict(trainable_parameters(self.model)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core.config import Config
@@ -24,7 +25,7 @@ tags:
 
 # {base}, fine-tuned on rows selected by sealtune
 
-{ranked:,} candidate rows were ranked by `{method}` against a safe set ({safe}). {kept:,} rows were kept. The model was
+{ranked:,} candidate rows were ranked {ranked_by}. {kept:,} rows were kept. The model was
 trained on {rows:,} rows, including any rows of `select.mix_datasets`.{continued}
 
 | stage | rows | tokens | seconds |
@@ -70,8 +71,7 @@ def model_card(config: Config, manifest: Mapping[str, Any], rows: int, result: T
         continued=_continued(config),
         library="peft" if tune.use_peft and not tune.merge else "transformers",
         ranked=stages["rank"]["rows"],
-        method=config.rank.method,
-        safe=", ".join(c.name or c.path for c in config.safe_datasets),
+        ranked_by=ranked_by(config),
         kept=stages["select"]["rows"],
         rows=rows,
         stages="\n".join(lines),
@@ -85,6 +85,15 @@ def model_card(config: Config, manifest: Mapping[str, Any], rows: int, result: T
         max_length=config.max_length,
         version=manifest.get("sealtune", ""),
     )
+
+
+def ranked_by(config: Config) -> str:
+    """What ranked the rows, for readers on other machines."""
+    if config.rank.scores is not None:
+        return f"by scores made elsewhere (`{Path(config.rank.scores).name}`)"
+    names = (c.name or (Path(c.path).name if Path(c.path).exists() else c.path) for c in config.safe_datasets)
+    safe = ", ".join(names)
+    return f"by `{config.rank.method}` against a safe set ({safe})"
 
 
 def _guard(config: Config, result: TuningResult) -> str:

@@ -102,7 +102,7 @@ def train(
             peft_config=regime.peft_config(model),
         )
         if guarded:
-            trainer.add_guard(safe, _guard_settings(config), total_steps(config.tune, len(rows)))
+            trainer.add_guard(safe, guard_settings(config), total_steps(config.tune, len(rows)))
         if checkpointer is None:
             trainer.train()
         else:
@@ -111,7 +111,8 @@ def train(
     return _result(trainer, regime.gather(trainer), trainer.guard.history if guarded else (), kept_step)
 
 
-def _guard_settings(config: Config) -> GuardSettings:
+def guard_settings(config: Config) -> GuardSettings:
+    """How the guard works, which must not be off."""
     tune = config.tune
     assert tune.guard != "off"
     return GuardSettings(tune.guard, tune.guard_weight, guard_batch_size(tune), tune.guard_tolerance, config.seed)

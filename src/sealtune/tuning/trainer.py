@@ -85,7 +85,7 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         self.checkpointer.save(checkpoint, self.state.max_steps)
 
     def _tensors(self, moments: Mapping[int, Mapping[str, Tensor]]) -> State:
-        state: State = {f"parameter.{name}": parameter for name, parameter in self._trainable_parameters()}
+        state: State = {f"parameter.{name}": parameter for name, parameter in trainable_parameters(self.model)}
         state |= {f"optimizer.{i}.{name}": value for i, found in moments.items() for name, value in found.items()}
         return state | {f"rng.{name}": value for name, value in rng_state().items()}
 
@@ -103,7 +103,7 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved, parameters = self._saved("parameter"), dict(self._trainable_parameters())
+        saved, parameters = self._saved("parameter"), dict(trainable_parameters(self.model))
         with restoring():
             check_shapes(saved, parameters)
             for name, parameter in parameters.items():
@@ -127,12 +127,14 @@ class ResumableTrainer(SFTTrainer):  # type: ignore[misc]
         with restoring():
             set_rng_state(self._saved("rng"))
 
-    def _trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-
     def _saved(self, kind: str) -> State:
         """The tensors of one kind in the checkpoint; none if training starts at the first step."""
         return strip_prefix(f"{kind}.", self.checkpoint.state) if self.checkpoint else {}
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The names and values of the weights that are trained."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _moments_by_parameter(saved: State, parameters: list[nn.Parameter]) -> dict[int, State]:

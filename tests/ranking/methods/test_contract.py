@@ -1,5 +1,7 @@
 """What holds for every ranker: one finite score per id, same seed same scores, and the order of the rows is ignored."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ from sealtune.core.errors import UserError
 from sealtune.ranking import methods
 from sealtune.ranking.job import Job
 
-CASES = [(name, {}) for name in methods.names()] + [
+SETTINGS = {"imported": {"scores": str(Path(__file__).parents[2] / "fixtures" / "scores.csv")}}
+"""What a ranker cannot do without."""
+CASES = [(name, SETTINGS.get(name, {})) for name in methods.names()] + [
     ("seal", {"algorithm": 1}),
     ("seal", {"algorithm": 1, "use_peft": False}),
     ("seal", {"selector_update": "adam", "weighting": "sigmoid"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sealtune.core import distributed
@@ -13,6 +13,7 @@ from sealtune.data.duplicates import count_shared
 from sealtune.data.encoded import Encoded
 from sealtune.data.reasons import describe, plural
 from sealtune.pipeline import decisions
+from sealtune.pipeline.fingerprints import path_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ def depends_on(run: Run) -> dict[str, Any]:
 
     Not ``label_column``: no ranker sees the labels.
     """
+    imported = run.config.rank.scores
     return {
+        **({} if imported is None else {"scores": path_fingerprint(imported)}),
         **run.settings("seed"),
         **run.model_settings(),
         **run.inputs.fingerprints(),
         **run.row_dependencies(),
-        "rank": run.config.rank.model_dump(mode="json", exclude={"save_steps", "decisions"}),
+        "rank": run.config.rank.model_dump(mode="json", exclude={"save_steps", "decisions", "scores"}),
         **decisions.fingerprint(run.config.rank.decisions),
     }
 
@@ -42,16 +45,18 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     from sealtune.ranking import methods
 
     settings = run.config.rank
-    methods.load_ranker(settings.method)
+    needs_safe_set = methods.load_ranker(settings.method).needs_safe_set
     with distributed.main_process_first():  # the other processes read its token cache
         candidates, rows = run.inputs.load_ranking_candidates(), run.inputs.load_candidates()
-        safe = run.inputs.for_ranking().load_safe()
+        safe = run.inputs.for_ranking().load_safe() if needs_safe_set else None
     _log_size("candidates", candidates, rows)
-    _log_size("safe set", safe.encoded, safe)
-    if shared := count_shared(rows.rows.samples, safe.rows.samples):
-        logger.warning("rank: %s of the safe set: their ranking says nothing", plural(shared, "candidate"))
+    if safe is not None:
+        _log_size("safe set", safe.encoded, safe)
+        if shared := count_shared(rows.rows.samples, safe.rows.samples):
+            logger.warning("rank: %s of the safe set: their ranking says nothing", plural(shared, "candidate"))
     made = decisions.load_decisions(settings.decisions, rows)
-    scores, log = _rank(run, dependencies, candidates, safe.encoded, made)
+    unusable = [drop.id for drop in rows.drops]
+    scores, log = _rank(run, dependencies, candidates, safe.encoded if safe else candidates.take([]), made, unusable)
     if not distributed.is_main_process():
         return Outcome([], {})
     if scores.non_finite:
@@ -61,7 +66,7 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
         )
     run.folder.write_scores(scores, rows.rows.positions(scores.ids))
     run.folder.write_selector(scores, settings.method, settings.weighting)
-    run.folder.write_jsonl("rank/drops.jsonl", drop_records(candidates=rows.drops, safe=safe.drops))
+    run.folder.write_jsonl("rank/drops.jsonl", drop_records(candidates=rows.drops, safe=safe.drops if safe else ()))
     run.folder.write_jsonl("rank/log.jsonl", log)
     names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
     tokens = sum(record["tokens"] for record in log)
@@ -70,7 +75,12 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
 
 
 def _rank(
-    run: Run, dependencies: Mapping[str, Any], candidates: Encoded, safe: Encoded, made: Mapping[str, Decision]
+    run: Run,
+    dependencies: Mapping[str, Any],
+    candidates: Encoded,
+    safe: Encoded,
+    made: Mapping[str, Decision],
+    unusable: Collection[str],
 ) -> tuple[Scores, list[Any]]:
     """The scores and the step log. Resumes from a checkpoint if the config says so."""
     from sealtune.pipeline.step_log import StepLog
@@ -90,6 +100,7 @@ def _rank(
                 log.on_step,
                 resume.state if resume else None,
                 made,
+                unusable,
             )
             scores = methods.rank(job)
     run.stop_requested = distributed.all_reduce_max(log.stop_requested or 0) or None

@@ -48,7 +48,8 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     samples, added = candidates.rows.samples, run.inputs.load_mix_rows().samples
     kept = samples.take(np.flatnonzero(samples.ids.isin(selection.kept)))
     run.folder.write_jsonl("select/kept.jsonl", (sample.row for sample in kept))
-    run.folder.write_jsonl("select/dropped.jsonl", _dropped_rows(samples, selection, candidates.drops, made))
+    dropped = _dropped_rows(samples, selection, candidates.drops, made, run.config.rank.origin)
+    run.folder.write_jsonl("select/dropped.jsonl", dropped)
     run.folder.write_jsonl(decisions.FILE, decisions.outcomes(scores, selection, made))
     run.folder.write_strings("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (sample.row for sample in added))
@@ -75,15 +76,17 @@ def _log_counts(selection: Selection, made: Mapping[str, Decision], unusable: in
 
 
 def _dropped_rows(
-    samples: Samples, selection: Selection, drops: Collection[Drop], made: Mapping[str, Decision]
+    samples: Samples, selection: Selection, drops: Collection[Drop], made: Mapping[str, Decision], origin: str
 ) -> Iterator[dict[str, Any]]:
-    """Rows dropped by rank or decision, and unusable ones, in input order; sealtune adds what is under ``sealtune``."""
+    """Rows dropped by rank or decision, and unusable ones, in input order; sealtune adds what is under ``sealtune``,
+    with where the scores come from.
+    """
     rejected = selection.rejected
     places = samples.ids.index_in(row.id for row in rejected)
     order = np.argsort(places)
 
     def dropped(sample: Sample, index: int) -> tuple[int, Mapping[str, Any], dict[str, Any]]:
-        about = dataclasses.asdict(rejected[index])
+        about = dataclasses.asdict(rejected[index]) | {"ranked_by": origin}
         by_hand = {"decision": dataclasses.asdict(made[sample.id])} if sample.id in made else {}
         return sample.position, sample.row, about | by_hand
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     run.require_same_rows("tune")
     rows = _training_rows(run)
     safe = guard_rows(run.inputs) if run.config.tune.guard != "off" else None
-    weights = _weights(run, rows) if run.config.tune.use_weights else None
+    weights = row_weights(run, rows.ids) if run.config.tune.use_weights else None
     settings, tokenizer = run.config.tune, run.inputs.load_tokenizer()
     checkpointer = Checkpointer("tune", run.folder, dependencies, settings.save_steps)
     resume = checkpointer.resume(run.config.resume_from_checkpoint)
@@ -92,8 +92,8 @@ def _training_rows(run: Run) -> Encoded:
     return kept.extend(run.inputs.tokenize(run.inputs.load_mix_rows()).encoded)
 
 
-def _weights(run: Run, rows: Encoded) -> FloatArray:
-    """The weights (N,) of the training rows, with mean 1; a row of ``mix_datasets`` counts as an average one.
+def row_weights(run: Run, ids: Sequence[str]) -> FloatArray:
+    """The weights (N,) of these training rows, with mean 1; a row of ``mix_datasets`` counts as an average one.
 
     Raises:
         UserError: The ranker gives all rows the same weight.
@@ -101,6 +101,6 @@ def _weights(run: Run, rows: Encoded) -> FloatArray:
     scores = run.folder.read_scores()
     if np.ptp(scores.weight) == 0:
         raise UserError(f"tune.use_weights: {run.config.rank.method} gives no weights; use rank.method=seal, or false")
-    found = np.append(scores.weight, np.nan)[StringArray.of(scores.ids).index_in(rows.ids)]
+    found = np.append(scores.weight, np.nan)[StringArray.of(scores.ids).index_in(ids)]
     weights: FloatArray = np.nan_to_num(found / np.nanmean(found), nan=1.0)
     return weights
