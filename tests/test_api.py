@@ -1,6 +1,9 @@
 import subprocess
 import sys
+from dataclasses import replace
 
+import datasets
+import pandas as pd
 import pytest
 
 import sealtune
@@ -26,6 +29,21 @@ def test_the_functions_work_on_objects(tiny_folder):
     assert {row["measure"] for row in table} == {"attack_success_rate", "over_refusal"}
     with pytest.raises(UserError, match="1 ids are not among the rows, for example none"):
         sealtune.tune(str(tiny_folder), rows, keep=["none"], **SETTINGS)
+
+
+def test_rows_may_be_a_data_frame_or_a_dataset_and_scores_become_a_frame(tiny_folder):
+    rows, settings = list(made_rows(6, 1)), SETTINGS | {"rank": {"method": "loss"}}
+    rows[2]["note"] = "kept as it is"  # a missing cell in all other rows
+    found = [
+        sealtune.rank(str(tiny_folder), given, list(made_rows(4, 2)), **settings)
+        for given in (rows, pd.DataFrame(rows), datasets.Dataset.from_list(rows))
+    ]
+    frames = [scores.to_pandas() for scores in found]
+    assert frames[0].equals(frames[1]) and frames[0].equals(frames[2])
+    assert frames[0].index.tolist() == [row["id"] for row in rows]
+    assert frames[0]["score"].tolist() == found[0].score.tolist()
+    table = replace(found[0], ids=("<b>", *found[0].ids[1:]))._repr_html_()
+    assert "6 rows" in table and "&lt;b&gt;" in table and "<b>" not in table
 
 
 SAFE = [

@@ -9,14 +9,15 @@
     sealtune.guard(trainer, safe_rows)  # a trainer of TRL, before trainer.train()
     repaired = sealtune.repair(peft_model, safe_rows, rows)  # an adapter that was tuned anywhere, in place
 
-Rows are a list of dicts in any format that the commands read, the path of a file, or the id of a hub data set. Progress
+Rows are dicts in any format that the commands read (a list of them, a ``datasets.Dataset``), a pandas data frame, the
+path of a file, or the id of a hub data set. Progress
 goes to the logger ``sealtune``; nothing is printed unless logging is configured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -30,13 +31,14 @@ from sealtune.pipeline.decisions import load_decisions
 from sealtune.pipeline.inputs import RunInputs
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTTrainer
 
     from sealtune.data.encoded import Encoded
     from sealtune.tuning.repair import Repaired
 
-RowsLike = str | Sequence[Mapping[str, Any]]
+RowsLike: TypeAlias = "str | Iterable[Mapping[str, Any]] | DataFrame"
 
 
 def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
@@ -236,7 +238,15 @@ def _config(model: str, settings: dict[str, Any], **sources: Any) -> Config:
 
 
 def _source(rows: RowsLike, name: str) -> list[dict[str, Any]]:
-    return [{"path": rows} if isinstance(rows, str) else {"path": name, "rows": [dict(row) for row in rows]}]
+    return [{"path": rows} if isinstance(rows, str) else {"path": name, "rows": _records(rows)}]
+
+
+def _records(rows: Iterable[Mapping[str, Any]] | DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts; missing cells of a data frame are None, as in a ``datasets.Dataset``."""
+    given: Any = rows
+    if hasattr(given, "notna"):
+        given = given.astype(object).where(given.notna(), None).to_dict("records")
+    return [dict(row) for row in given]
 
 
 def _kept(encoded: Encoded, keep: Collection[str]) -> Encoded:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 NO_FIELDS: Mapping[str, Any] = {}
 
@@ -183,6 +186,20 @@ class Scores:
     def by_id(self) -> dict[str, float]:
         """The score of each id."""
         return dict(zip(self.ids, self.score.tolist(), strict=True))
+
+    def to_pandas(self) -> DataFrame:
+        """A data frame with one row per id, in order: source, score, and what else the ranker gives."""
+        import pandas as pd
+
+        names = ("source", "score", "weight", "loss", "gap", "visits", "standard_error", "probe_logit")
+        columns = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        columns |= {"source": list(self.source)} | {f"part_{name}": values for name, values in self.parts.items()}
+        return pd.DataFrame(columns, index=pd.Index(list(self.ids), name="id"))
+
+    def _repr_html_(self) -> str:
+        """The lowest scores as a table, for notebooks; ids and sources are escaped."""
+        lowest = self.take(np.argsort(self.score, kind="stable")[:10]).to_pandas()
+        return f"<p>{len(self):,} rows; the lowest scores:</p>{lowest.to_html(float_format='{:.3f}'.format)}"
 
 
 @dataclass(frozen=True, slots=True)
