@@ -24,7 +24,7 @@ def test_throughput_compares_variants(tmp_path, tiny_folder):
 
 def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):
     words = ["--tiny", "--steps", 1, "--rows", 40, "--max-length", 32, "--median-length", 16, "--batch", 4, "--profile"]
-    variants = ["algorithm_1", "released"]  # the others run in the benchmark of the throughput
+    variants = ["algorithm_1"]
     report = report_of("cost/gpu.py", tmp_path, *words, "--checkpointing", 1, "--variants", *variants)
     assert [run["variant"] for run in report["runs"]] == variants
     assert all(run["tokens_per_second"] > 0 for run in report["runs"])
@@ -32,9 +32,9 @@ def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):
 
 
 def test_time_and_memory_per_step_hardly_grow_with_the_rows(tmp_path):
-    few, many = report_of("cost/scale.py", tmp_path, "--rows", 1000, 300_000, "--steps", 5)["by_rows"]
+    few, many = report_of("cost/scale.py", tmp_path, "--rows", 1000, 100_000, "--steps", 5)["by_rows"]
     assert many["bytes_per_row"] < 64
-    assert many["seconds_per_step"] < 5 * few["seconds_per_step"]  # with 300 times the rows
+    assert many["seconds_per_step"] < 5 * few["seconds_per_step"]  # with 100 times the rows
 
 
 def test_the_whole_pipeline_is_compared_with_plain_tuning(tmp_path, tiny_folder):
@@ -63,10 +63,10 @@ def test_two_processes_are_compared_with_one(tmp_path, tiny_folder):
 
 
 def test_every_stage_of_many_rows_is_measured(tmp_path):
-    report = report_of("cost/rows.py", tmp_path, "--rows", 2000, "--steps", 3, "--folder", tmp_path)
+    report = report_of("cost/rows.py", tmp_path, "--rows", 600, "--steps", 2, "--folder", tmp_path)
     (found,) = report["by_rows"]
     rows = {name: facts["rows"] for name, facts in found["stages"].items()}
-    assert rows == {"load": 2000, "tokenize": 2000, "rank": 24, "select": 2000}
+    assert rows == {"load": 600, "tokenize": 600, "rank": 16, "select": 600}
     assert all(facts["rows_per_second"] > 0 for facts in found["stages"].values())
     assert report["most_memory_bytes"] < 2**28
     assert found["disk_bytes"]["out/rows"] > found["disk_bytes"]["candidates.jsonl"]

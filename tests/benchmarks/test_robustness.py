@@ -9,7 +9,7 @@ from helpers.benchmarks import report_of
 
 
 @pytest.mark.parametrize(
-    ("stage", "method", "kills"), [("rank", "seal", 12), ("rank", "probe", 8), ("tune", "random", 3)]
+    ("stage", "method", "kills"), [("rank", "seal", 5), ("rank", "probe", 4), ("tune", "random", 2)]
 )
 def test_a_killed_stage_loses_nothing(tmp_path, tiny_folder, stage, method, kills):
     words = ["--model", tiny_folder, "--stage", stage, "--method", method, "--kills", kills, "--seed", 1]
