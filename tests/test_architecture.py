@@ -26,7 +26,7 @@ MATHS = [
     "ranking/linear_models.py",
     "ranking/scorer.py",
     "tuning/guard.py",
-    "tuning/guard_loss.py",
+    "models/predictions.py",
 ]
 PLUG_INS = ["ranking/methods", "data/formats", "evaluation/judges", "pipeline/export"]
 

@@ -5,7 +5,8 @@ import torch
 from helpers.chat_tokenizers import chatml_tokenizer
 from helpers.tiny import tiny_model
 from sealtune.evaluation import kl
-from sealtune.evaluation.kl import divergence, divergences, references
+from sealtune.evaluation.kl import divergences, references
+from sealtune.models import predictions
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [15]]
 
@@ -23,7 +24,7 @@ def full_divergence(start, own, prompt, tokens):
 def test_with_all_tokens_it_is_the_divergence_along_the_greedy_answer(monkeypatch):
     tokenizer = chatml_tokenizer()
     start, own = (tiny_model(seed, vocab_size=len(tokenizer)) for seed in (0, 1))
-    monkeypatch.setattr(kl, "TOP", len(tokenizer))
+    monkeypatch.setattr(predictions, "TOP", len(tokenizer))
     found = references(start, list("abc"), PROMPTS, tokenizer, 2)
     assert [reference.id for reference in found] == list("abc")
     for prompt, reference, nats in zip(PROMPTS, found, divergences(own, PROMPTS, found, 2), strict=True):
@@ -38,7 +39,7 @@ def test_the_start_model_has_no_divergence_and_few_tokens_give_a_lower_bound(mon
     tokenizer = chatml_tokenizer()
     start, own = (tiny_model(seed, vocab_size=len(tokenizer)) for seed in (0, 1))
     found = references(start, list("abc"), PROMPTS, tokenizer, 2)
-    assert all(len(reference.ids[0]) == kl.TOP for reference in found)
+    assert all(len(reference.ids[0]) == predictions.TOP for reference in found)
     assert max(abs(nats) for row in divergences(start, PROMPTS, found, 3) for nats in row) < 1e-6
     for prompt, reference, nats in zip(PROMPTS, found, divergences(own, PROMPTS, found, 2), strict=True):
         expected = full_divergence(start, own, prompt, reference.tokens)
@@ -47,9 +48,10 @@ def test_the_start_model_has_no_divergence_and_few_tokens_give_a_lower_bound(mon
 
 
 def test_the_other_tokens_are_one_event():
-    start, own = (torch.tensor([p], dtype=torch.float64).log() for p in ([0.5, 0.3], [0.2, 0.2]))
+    start, own = (torch.tensor([p]).log() for p in ([0.5, 0.3, 0.1, 0.1], [0.2, 0.2, 0.3, 0.3]))
     expected = 0.5 * math.log(0.5 / 0.2) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.6)
-    assert math.isclose(divergence(start, own).item(), expected)
+    top = predictions.TopLogProbs(torch.tensor([[0, 1]]), start[:, :2], torch.tensor([0.2]).log())
+    assert math.isclose(predictions.divergence(top, predictions.Predictions(own)).item(), expected, rel_tol=1e-5)
 
 
 def test_an_answer_ends_with_its_end_token():

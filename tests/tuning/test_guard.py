@@ -21,11 +21,11 @@ from sealtune.data.encoded import Encoded
 from sealtune.models import losses
 from sealtune.models.losses import Head, row_means
 from sealtune.models.openings import REFUSALS
+from sealtune.models.predictions import Predictions, TopLogProbs, divergence, top_log_probs
 from sealtune.pipeline.guard_set import guard_rows
 from sealtune.pipeline.inputs import RunInputs
 from sealtune.tuning import predictor
 from sealtune.tuning.guard import LIKELY, Guard, GuardSettings, gap, means_of_halves
-from sealtune.tuning.guard_loss import Predictions, TopLogProbs, divergence, top_log_probs
 from sealtune.tuning.guard_rows import GuardRows, GuardSampler, last_answer, response_positions
 from tuning.test_train import run_to_tune, stop_after, weights_and_log
 

@@ -1,8 +1,8 @@
 """KL(start model || tuned model) per position of the answers to harmful prompts: where alignment went.
 
 Fine-tuning changes the first tokens of an answer most. The divergence is taken along the beginning of the start model's
-own greedy answer. Of its distribution at each position, the TOP most probable tokens are stored and the others are one
-event, so the figure is a lower bound of the full divergence, and neither model needs to be in memory with the other.
+own greedy answer. Of its distribution at each position, the most probable tokens are stored and the others are one
+event (``models/predictions.py``), so neither model needs to be in memory with the other.
 
 Source: Qi et al. (ICLR 2025), arXiv 2406.05946, figure 1.
 """
@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from sealtune.core.console import Advance
 from sealtune.evaluation.generate import end_tokens, generate_tokens
 from sealtune.models.continuations import Network, continuation_logits, evaluating
+from sealtune.models.predictions import Predictions, TopLogProbs, divergence, top_log_probs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 POSITIONS = 10
-TOP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +35,19 @@ class Reference:
         tokens: The beginning of its answer, T ids.
         ids: The most probable tokens at each position, (T, K).
         log_probs: Their log-probabilities, (T, K).
+        other: Log of the probability of all other tokens together, (T,).
     """
 
     id: str
     tokens: list[int]
     ids: list[list[int]]
     log_probs: list[list[float]]
+    other: list[float]
+
+    def top(self, device: torch.device) -> TopLogProbs:
+        """The same as tensors."""
+        parts = (torch.tensor(part, device=device) for part in (self.ids, self.log_probs, self.other))
+        return TopLogProbs(*parts)
 
 
 def references(
@@ -63,8 +69,8 @@ def references(
                 advance(len(tokens), 2 * len(prompts), len(rows))
         rows_of = [(prompts[i], tokens[i]) for i in range(len(prompts))]
         for i, logits in continuation_logits(Network(model), rows_of, batch_size):
-            top = logits.log_softmax(1).topk(min(TOP, logits.shape[1]))
-            found[i] = Reference(names[i], tokens[i], top.indices.tolist(), top.values.tolist())
+            top = top_log_probs(Predictions(logits))
+            found[i] = Reference(names[i], tokens[i], *(part.tolist() for part in top))
             if advance is not None:
                 advance(len(prompts) + len(found), 2 * len(prompts), 1)
     return [found[i] for i in range(len(prompts))]
@@ -82,23 +88,10 @@ def divergences(
     found: dict[int, list[float]] = {}
     with evaluating(model):
         for i, logits in continuation_logits(Network(model), rows, batch_size):
-            ids = torch.tensor(start[i].ids, device=logits.device)
-            own = logits.log_softmax(1).gather(1, ids).cpu().double()
-            found[i] = divergence(torch.tensor(start[i].log_probs, dtype=torch.float64), own).tolist()
+            found[i] = divergence(start[i].top(logits.device), Predictions(logits)).tolist()
             if advance is not None:
                 advance(len(found), len(rows), 1)
     return [found[i] for i in range(len(rows))]
-
-
-def divergence(start: Tensor, own: Tensor) -> Tensor:
-    """KL, (T,), of distributions over K tokens and all others, from log-probabilities (T, K) in float64."""
-    start, own = (torch.cat([p, _log_rest(p)[:, None]], 1) for p in (start, own))
-    return (start.exp() * (start - own)).sum(1)
-
-
-def _log_rest(log_probs: Tensor) -> Tensor:
-    """The log-probability of all other tokens, (T,); at least 1e-9 where rounding leaves none."""
-    return (1 - log_probs.exp().sum(1)).clamp(min=1e-9).log()
 
 
 def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:

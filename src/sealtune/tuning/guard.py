@@ -3,8 +3,13 @@
     min over theta   (1/N) sum_i w_i l_i(theta)                                             (1)  task
     s.t.  S_refuse(theta) <= eps,   S_help(theta) <= eps                                    (2)  constraint
 
-S is the mean distance from what the safe set asks for (``guard_loss``) over rows whose answer refuses and over rows
-whose answer helps; it is 0 at the start model. The Lagrangian
+S is the mean distance from what the safe set asks for, over rows whose answer refuses and over rows whose answer helps.
+Of one row it is
+
+    teach   S_i = l_i(theta) - l_i(theta_0)          the safe answer is learned
+    keep    S_i = KL(pi_0 || pi_theta), mean over the first response tokens          the start model is kept
+
+in nats per response token; both are 0 at the start model theta_0. The Lagrangian
 
     (1/N) sum_i w_i l_i(theta) + (1/M) sum_j lambda_j S_j(theta)                            (3)
 
@@ -15,7 +20,8 @@ constraint is watched, and lambda follows by dual ascent                        
     lambda <- max(lambda_0, lambda + rho (S - eps))
 
 Source: Shen, Chen, Das, Chen (ICLR 2025), arXiv 2410.07471, section 3, for the penalty; SPARD (ICML 2026, arXiv
-2605.28030) for safety as a constraint.
+2605.28030) for safety as a constraint; "safety-tuned LLaMAs" (Bianchi et al., ICLR 2024, arXiv 2309.07875) for teach;
+dark experience replay (Buzzega et al., NeurIPS 2020, arXiv 2004.07211), with the start model as teacher, for keep.
 """
 
 from __future__ import annotations
@@ -29,21 +35,19 @@ from torch import Tensor
 
 from sealtune.core.string_array import FloatArray, IntArray
 from sealtune.models.losses import row_means
-from sealtune.tuning.guard_loss import (
-    KEPT_TOKENS,
-    Forward,
-    TopLogProbs,
-    divergence,
-    top_log_probs,
-)
+from sealtune.models.predictions import Predictions, TopLogProbs, divergence, top_log_probs
 from sealtune.tuning.guard_rows import BoolArray, GuardRows, GuardSampler, response_positions
 
 Mode = Literal["teach", "keep", "auto"]
+Forward = Callable[[Tensor, Tensor], Predictions]
+"""Predictions at the tokens where the mask (B, T) is true, of token ids (B, T)."""
 Record = dict[str, float]
 """Step, S_refuse and S_help, as far as there are such rows, and J (``gap``)."""
 Refusal = Callable[[Sequence[Sequence[int]]], Tensor]
 """Probabilities (P,) that the model refuses these prompts."""
 
+KEPT_TOKENS = 32
+"""Response tokens of a row whose distribution is kept: alignment that is lost is lost in the first ones."""
 SLACK = 0.02
 """eps: nats per token by which S may exceed its value at the start model."""
 DUAL_RATE = 2.0

@@ -11,7 +11,7 @@ from sealtune.data.encode import encode_prompt
 from sealtune.models.continuations import Network
 from sealtune.models.lengths import find_limit
 from sealtune.models.openings import REFUSALS, encode_openings, refusal_log_probs
-from sealtune.tuning.guard_loss import Predictions
+from sealtune.models.predictions import Predictions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

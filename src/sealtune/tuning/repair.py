@@ -32,8 +32,8 @@ from sealtune.core.string_array import IntArray
 from sealtune.data.encoded import Encoded
 from sealtune.models.continuations import evaluating
 from sealtune.models.losses import row_means
+from sealtune.models.predictions import TopLogProbs, divergence, top_log_probs
 from sealtune.tuning.guard import Guard, GuardSettings, Record
-from sealtune.tuning.guard_loss import TopLogProbs, divergence, top_log_probs
 from sealtune.tuning.guard_rows import GuardRows, response_positions
 from sealtune.tuning.predictor import Predictor
 

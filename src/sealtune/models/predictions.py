@@ -1,18 +1,8 @@
-"""How far a model is from what the safe set asks for, row by row.
-
-    teach   S_i = l_i(theta) - l_i(theta_0)          the safe answer is learned
-    keep    S_i = KL(pi_0 || pi_theta), mean over the first response tokens          the start model is kept
-
-Both are 0 at the start model theta_0, in nats per response token.
-
-Source: teach is the upper-level loss of Shen, Chen, Das, Chen (ICLR 2025), arXiv 2410.07471, as in "safety-tuned
-LLaMAs" (Bianchi et al., ICLR 2024, arXiv 2309.07875); keep is dark experience replay with the start model as teacher
-(Buzzega et al., NeurIPS 2020, arXiv 2004.07211).
-"""
+"""What a model predicts at some tokens, and how far two models are apart there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,10 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from sealtune.models import losses
 from sealtune.models.losses import Head
 
-KEPT_TOKENS = 32
-"""Response tokens of a row whose distribution is kept: alignment that is lost is lost in the first ones."""
 TOP = 64
-"""Most likely tokens of the start model that are remembered at each position; the rest counts as one more token."""
+"""Most likely tokens of a model that are remembered at each position; the rest counts as one more token."""
 IMPOSSIBLE = -50.0
 """Log-probability of a token that is left out of a sum; it is finite, so that the sum over no token is, too."""
 
@@ -62,12 +50,8 @@ class Predictions(NamedTuple):
         return logits.log_softmax(1)
 
 
-Forward = Callable[[Tensor, Tensor], Predictions]
-"""Predictions at the tokens where the mask (B, T) is true, of token ids (B, T)."""
-
-
 class TopLogProbs(NamedTuple):
-    """What the start model predicts at R positions.
+    """What a model predicts at R positions, in short.
 
     Attributes:
         tokens: Its K most likely tokens, ids (R, K).
@@ -97,7 +81,7 @@ def top_log_probs(predictions: Predictions) -> TopLogProbs:
 
 
 def divergence(start: TopLogProbs, predictions: Predictions) -> Tensor:
-    """KL(pi_0 || pi_theta) at R positions, (R,), over the start model's top tokens and all others taken as one.
+    """KL(start || model) at R positions, (R,), in nats, over the start model's top tokens and all others taken as one.
 
     It is a lower bound of the divergence over all tokens, and 0 where the two agree on these probabilities. Like the
     losses, it is computed in chunks: no (R, V) tensor of all positions ever exists.
