@@ -33,6 +33,8 @@ def test_discrimination_is_drawn_against_the_held_out_loss_or_else_that_on_the_s
     figure = evaluation_figures.trade_off(replace(view, evaluation=[*view.evaluation, *told, *losses]))
     assert [point["x"] for point in figure["points"]] == [3.0, 2.0]
     assert evaluation_figures.trade_off(view) is None
+    methods = [row | {"model": f"{row['model']} 2"} for row in (*told, *losses)]  # a comparison without the start model
+    assert not any(point["start"] for point in evaluation_figures.trade_off(ReportView(evaluation=methods))["points"])
 
 
 def test_log_odds_are_no_losses_and_a_negative_j_is_inside_the_figure(view):

@@ -33,8 +33,8 @@ def trade_off(view: ReportView) -> Figure | None:
     name = next((name for name in ("held_out", "safe") if ("loss", name) in rows), "")
     told, losses = (rows.get(key, [None] * len(models)) for key in (("discrimination", "all"), ("loss", name)))
     points = [
-        {"model": model, "start": i == 0} | _axis("x", x) | _axis("y", y)
-        for i, (model, x, y) in enumerate(zip(models, losses, told, strict=True))
+        {"model": model, "start": model == "base"} | _axis("x", x) | _axis("y", y)
+        for model, x, y in zip(models, losses, told, strict=True)
         if x and y
     ]
     if not points:
