@@ -151,7 +151,7 @@ def test_no_line_is_wider_than_the_terminal(view, width):
 
     lines = page(view, width).splitlines()
     assert max(map(cell_len, lines)) <= width
-    assert sum("…" in line for line in lines) >= 12, "texts are cut to one line each"
+    assert sum("…" in line for line in lines) >= 12, "each text is cut to one line"
     bars = [line.count("█") + line.count("░") for line in lines]
     assert max(bars) > min(width, 100) / 2, "the histogram uses the width"
 

@@ -5,7 +5,6 @@ layers are tested one at a time: escaping without the content security policy, a
 Without both layers the scripts do run, which shows that the test can detect them.
 """
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from helpers.browser import needs_browser, running_browser
 from sealtune.core.config_io import build_config
 from sealtune.core.types import Drop, Response, Scores, Verdict
 from sealtune.evaluation.comparison import MethodResult
@@ -21,9 +21,8 @@ from sealtune.pipeline.compare import _write
 from sealtune.report.page import render
 from sealtune.report.view import ReportView
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_browser
 
 RUN = "document.documentElement.dataset.owned=1"
 PAYLOADS = {
@@ -152,8 +151,7 @@ class Structure(HTMLParser):
 def browse(tmp_path_factory):
     """The structure of a page after its scripts have run."""
     path = tmp_path_factory.mktemp("browser") / "page.html"
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+    with running_browser() as browser:
 
         def structure(text):
             path.write_text(text, encoding="utf-8")
@@ -168,7 +166,6 @@ def browse(tmp_path_factory):
             return found
 
         yield structure
-        browser.close()
 
 
 def report(texts):

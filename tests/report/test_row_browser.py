@@ -1,20 +1,19 @@
 """The page in a real browser: the slider, search, filters, sorting, the pane of a row, and decisions."""
 
 import json
-import shutil
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from helpers.browser import needs_browser, running_browser
 from sealtune.cli.serve import FILE, Server
 from sealtune.report.html import MISSING
 from sealtune.report.page import render
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_browser
 
 ROWS = "#row-table tbody tr[data-place]"
 WIDTHS = {"phone": 390, "tablet": 820, "desktop": 1280}
@@ -22,10 +21,8 @@ WIDTHS = {"phone": 390, "tablet": 820, "desktop": 1280}
 
 @pytest.fixture(scope="module")
 def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+    with running_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from helpers.browser import needs_browser
 from sealtune.report.page import render
 
 SCRIPT = Path(__file__).parents[2] / "docs/make_screenshots.py"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def take(folder, report, **environment):
@@ -22,7 +20,7 @@ def take(folder, report, **environment):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome on PATH")
+@needs_browser
 def test_the_light_and_the_dark_screenshot_differ(view, tmp_path):
     report = tmp_path / "report.html"
     report.write_text(render(view), encoding="utf-8")

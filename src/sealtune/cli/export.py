@@ -9,8 +9,8 @@ import typer
 
 from sealtune.cli.arguments import load_config
 from sealtune.cli.errors import one_line_errors
+from sealtune.cli.output import print_line
 from sealtune.core.errors import UserError
-from sealtune.core.sanitize import escape_unprintable
 from sealtune.pipeline.export import names
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def export(
         run = Run(run_config)
         exported = write(run, to, out, weights=weights)
         for note in exported.notes:
-            _print(f"note: {note}")
-        _print(f"start it in {exported.folder}: {exported.start}" if exported.start else exported.folder)
+            print_line(f"note: {note}")
+        print_line(f"start it in {exported.folder}: {exported.start}" if exported.start else exported.folder)
         if push is not None:
             _push(run, exported.folder, push, really=yes)
 
@@ -56,16 +56,11 @@ def _push(run: Run, rows: Path, repo: str, *, really: bool) -> None:
 
     uploads = hub.plan(run, rows, repo)
     for note in hub.notes(run):
-        _print(f"note: {note}")
+        print_line(f"note: {note}")
     for line in (line for upload in uploads for line in upload.lines()):
-        _print(line)
+        print_line(line)
     if not really:
-        _print("nothing was uploaded; add --yes to upload it (new repositories are private)")
+        print_line("nothing was uploaded; add --yes to upload it (new repositories are private)")
         return
     for address in hub.push(uploads):
-        _print(address)
-
-
-def _print(text: object) -> None:
-    """Print one line to stdout."""
-    typer.echo(escape_unprintable(str(text)))
+        print_line(address)

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sealtune.cli import options
 from sealtune.cli.arguments import decision_settings, load_config
 from sealtune.cli.errors import exit_without_teardown, one_line_errors
 from sealtune.cli.export import export
+from sealtune.cli.output import print_json, print_line
 from sealtune.cli.progress import show_bars, show_log, working
 from sealtune.cli.show import show
 from sealtune.core import distributed
@@ -150,7 +151,7 @@ def _print_output(run: Run, stages: Sequence[str], *, quiet: bool, as_json: bool
     if as_json:
         from sealtune.pipeline.results import result
 
-        _print_json({"output": output, **result(run.folder, stages)})
+        print_json({"output": output, **result(run.folder, stages)})
         return
     if stages[-1] == "report" and not quiet:
         from rich.console import Console
@@ -158,7 +159,7 @@ def _print_output(run: Run, stages: Sequence[str], *, quiet: bool, as_json: bool
         from sealtune.report.summary import short_table
 
         Console().print(short_table(run.folder.read_json("results.json")))
-    _print(output)
+    print_line(output)
 
 
 app.command()(show)
@@ -240,7 +241,7 @@ def compare(
             found = compare_methods(run.config)
         output = run.folder.path("compare.html")
         if as_json:
-            _print_json({"output": output, **found})
+            print_json({"output": output, **found})
             return
         if not quiet:
             from rich.console import Console
@@ -248,7 +249,7 @@ def compare(
 
             table = run.folder.path("compare.md").read_text(encoding="utf-8")
             Console().print(Markdown(escape_unprintable(table, keep="\n"), hyperlinks=False))
-        _print(output)
+        print_line(output)
 
 
 @app.command()
@@ -271,7 +272,7 @@ def score(
                 raise UserError("score: no rows; name them with --data FILE")
             counts = score_rows(run, [DatasetConfig(path=path) for path in data])
         output = run.folder.path("score/rows.jsonl")
-        _print_json({"output": output, **counts}) if as_json else _print(output)
+        print_json({"output": output, **counts}) if as_json else print_line(output)
 
 
 @app.command()
@@ -299,11 +300,11 @@ def repair(
             done = repair_adapter(adapter, run.config)
         output = run.folder.path(ADAPTER)
         if as_json:
-            _print_json({"output": output, **to_json(done)})
+            print_json({"output": output, **to_json(done)})
             return
         if not quiet:
             show_repair(done)
-        _print(output)
+        print_line(output)
 
 
 app.command(name="export")(export)
@@ -345,7 +346,7 @@ def _print_estimate(config: Config, rows: int | None, gpu: str) -> None:
     if gpu not in GPUS:
         raise UserError(f"env: unknown --gpu {gpu}; known: {', '.join(GPUS)}")
     for line in estimate(config, rows, GPUS[gpu]).lines():
-        _print(line)
+        print_line(line)
 
 
 def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
@@ -353,20 +354,6 @@ def _open(words: list[str] | None, config: Path | None, **flags: Any) -> Run:
     from sealtune.pipeline.run import Run
 
     return Run(loaded)
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object to stdout, in ASCII: nothing in it can move the cursor."""
-    import json
-
-    from sealtune.core.json_rows import nan_to_null, to_json_type
-
-    typer.echo(json.dumps(nan_to_null(content), default=to_json_type))
-
-
-def _print(text: object) -> None:
-    """Print one line to stdout."""
-    typer.echo(escape_unprintable(str(text)))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import http.server
 import secrets
-import tempfile
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from sealtune.core.errors import UserError
 from sealtune.core.files import Folder
-from sealtune.data.decisions import read_decisions
+from sealtune.data.decisions import parse_decisions
 
 FILE = "decisions.jsonl"
 MAX_BYTES = 64 * 2**20
@@ -68,10 +67,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def save(self, content: bytes) -> None:
         """Write the decisions. Raises UserError if they are none, or about rows that there are not."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch, FILE)
-            path.write_bytes(content)
-            read_decisions(str(path), self.ids)
+        parse_decisions(content.split(b"\n"), FILE, self.ids)
         Folder(self.folder).write_text(FILE, content.decode("utf-8"))
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from sealtune.cli import options
 from sealtune.cli.arguments import load_config
 from sealtune.cli.errors import one_line_errors
+from sealtune.cli.output import print_json, print_line
 from sealtune.core.errors import UserError
 from sealtune.core.sanitize import escape_unprintable, excerpt
 
@@ -44,7 +43,7 @@ def show(
             return
         found = overview(opened, rows)
         if as_json:
-            typer.echo(_to_json(found, opened))
+            print_json(_to_json(found, opened))
         else:
             from rich.console import Console
 
@@ -56,23 +55,19 @@ def _serve(run: Any, port: int) -> None:
     from sealtune.cli.serve import FILE, Server
 
     server = Server(run.folder.root, run.folder.read_scores().ids, port)
-    typer.echo(
-        f"{server.address}\ndecisions are saved to {escape_unprintable(str(run.folder.root / FILE))}; Ctrl-C ends"
-    )
+    print_line(server.address)
+    print_line(f"decisions are saved to {run.folder.root / FILE}; Ctrl-C ends")
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        typer.echo("ended")
+        print_line("ended")
     finally:
         server.server_close()
 
 
-def _to_json(found: Overview, run: Any) -> str:
-    """Everything as one line of ASCII: row texts cannot move a cursor."""
-    import json
-
+def _to_json(found: Overview, run: Any) -> dict[str, Any]:
+    """Everything as plain data."""
     from sealtune.cli.histogram import BINS
-    from sealtune.core.json_rows import nan_to_null, to_json_type
     from sealtune.pipeline.overview import as_json
     from sealtune.report.sentences import sentences
     from sealtune.report.tables import score_bins
@@ -83,7 +78,7 @@ def _to_json(found: Overview, run: Any) -> str:
         "worst": [_plain(row) for row in worst],
         "least_certain": [_plain(row) for row in uncertain],
     }
-    return json.dumps(nan_to_null(as_json(found, run, sentences(found.view), tables)), default=to_json_type)
+    return as_json(found, run, sentences(found.view), tables)
 
 
 def _rows(found: Overview) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

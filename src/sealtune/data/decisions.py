@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, get_args
 
@@ -20,40 +20,48 @@ CHOICES: tuple[Verb, ...] = get_args(Verb)
 
 
 def read_decisions(path: str, ids: Iterable[str], unusable: Collection[Drop] = ()) -> dict[str, Decision]:
+    """The decisions of a file, see ``parse_decisions``. Raises UserError also if the file cannot be read."""
+    try:
+        with expand(path).open("rb") as file:
+            return parse_decisions(file, path, ids, unusable)
+    except OSError as error:
+        raise UserError(f"{path}: the decisions cannot be read ({error.strerror})") from None
+
+
+def parse_decisions(
+    lines: Iterable[bytes], name: str, ids: Iterable[str], unusable: Collection[Drop] = ()
+) -> dict[str, Decision]:
     """The decision about each row.
 
     Args:
-        path: The file.
+        lines: Those of a file.
+        name: Its name, for errors.
         ids: Those of the candidates.
         unusable: Candidates that cannot be used, and so cannot be kept; to drop them is granted, and left out here.
 
     Raises:
-        UserError: the file cannot be read, a line is no decision, or is about a row that there is not.
+        UserError: a line is no decision, or is about a row that there is not.
     """
-    found = {made.id: (number, made) for number, made in _lines(path)}
+    found = {made.id: (number, made) for number, made in _decisions(lines, name)}
     missing = StringArray.of(found).take((StringArray.of(ids).index_in(found) < 0).nonzero()[0])
     reasons = {drop.id: f"{drop.reason}: {drop.detail}" for drop in unusable} if len(missing) else {}
     for row_id in missing:
         number, made = found.pop(row_id)
         if row_id not in reasons:
-            raise UserError(f"{path}, line {number}: no candidate has the id {row_id!r}; remove the line or correct it")
+            raise UserError(f"{name}, line {number}: no candidate has the id {row_id!r}; remove the line or correct it")
         if made.decision == "keep":
             raise UserError(
-                f"{path}, line {number}: row {row_id!r} cannot be kept, because it cannot be used "
+                f"{name}, line {number}: row {row_id!r} cannot be kept, because it cannot be used "
                 f"({reasons[row_id]}); remove the line or mend the row"
             )
     return {row_id: made for row_id, (_, made) in found.items()}
 
 
-def _lines(path: str) -> Iterable[tuple[int, Decision]]:
-    """The decisions in the order of the file, with their line numbers."""
-    try:
-        with expand(path).open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _parse(line, f"{path}, line {number}")
-    except OSError as error:
-        raise UserError(f"{path}: the decisions cannot be read ({error.strerror})") from None
+def _decisions(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, Decision]]:
+    """The decisions in order, with their line numbers."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield number, _parse(line, f"{name}, line {number}")
 
 
 def _parse(line: bytes, where: str) -> Decision:

@@ -77,6 +77,11 @@ class Job:
         """Whether the model has no chat template of its own, so that sealtune's must be given to the tool."""
         return bool(self.tokenizer.chat_template == DEFAULT_TEMPLATE)
 
+    def write_template(self, folder: Folder) -> None:
+        """Write sealtune's chat template if the model has none."""
+        if self.lacks_template:
+            folder.write_text(TEMPLATE, str(self.tokenizer.chat_template))
+
     def literal_notes(self) -> list[str]:
         """What to say of rows that spell out special tokens."""
         count = len(self.literals)
@@ -91,7 +96,7 @@ class Written(NamedTuple):
     Attributes:
         examples: Rows of its file; more than rows of the run if conversations were split.
         start: The command that starts the tool in the folder; empty if there is nothing to start.
-        notes: What the tool lacks or does otherwise, one line each.
+        notes: Lines that say what the tool lacks or does otherwise.
     """
 
     examples: int

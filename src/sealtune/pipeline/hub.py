@@ -30,7 +30,7 @@ class Upload(NamedTuple):
     files: dict[str, bytes | Path]
 
     def lines(self) -> Iterator[str]:
-        """The repository and its files with their sizes, one line each."""
+        """A line about the repository, and one about each file, with their sizes."""
         total = sum(map(_size, self.files.values()))
         yield f"{self.kind} {self.repo}: {plural(len(self.files), 'file')}, {_bytes(total)}"
         for name, content in self.files.items():
@@ -61,7 +61,7 @@ def plan(run: Run, rows: Path, repo: str) -> list[Upload]:
 
 
 def notes(run: Run) -> Iterator[str]:
-    """What the uploads lack, one line each."""
+    """Lines that say what the uploads lack."""
     if "tune" not in run.folder.manifest().stages:
         yield "the run has not tuned: there are only rows to upload"
     elif (base := _local_base(run)) and is_adapter(run.folder.path("tune")):

@@ -49,17 +49,10 @@ def overview(run: Run, rows: int) -> Overview:
 
 def _view(run: Run, found: Findings, texts: Mapping[str, Any], rows: int) -> ReportView:
     folder, stages = run.folder, found.manifest.stages
-    kept = found.kept if found.kept is not None else ()
-    return ReportView(
-        title=run.config.report.title,
-        config=found.manifest.config,
-        manifest={name: value for name, value in found.manifest.as_dict().items() if name != "config"},
-        scores=found.scores,
-        kept=kept,
-        decisions=found.decisions,
-        borderline=selection.borderline(found.scores, kept, found.decisions),
+    return results.ranking_view(
+        run,
+        found,
         uncertainty=results.uncertainty(found),
-        drops=found.drops,
         guard=results.guard(folder, stages["tune"]) if "tune" in stages else None,
         evaluation=folder.read_json("evaluate/results.json") if "evaluate" in stages else [],
         rows_shown=rows,

@@ -170,19 +170,12 @@ def result(folder: RunFolder, stages: Sequence[str]) -> dict[str, Any]:
 
 def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
     """What the report shows."""
-    folder, manifest = run.folder, findings.manifest
-    kept = StringArray.of(()) if findings.kept is None else findings.kept
-    return ReportView(
-        title=run.config.report.title,
-        config=manifest.config,
-        manifest={name: value for name, value in manifest.as_dict().items() if name != "config"},
-        scores=findings.scores,
+    folder = run.folder
+    return ranking_view(
+        run,
+        findings,
         texts=Conversations(run.inputs.load_rows().samples),
-        kept=kept,
-        decisions=findings.decisions,
-        borderline=selection.borderline(findings.scores, kept, findings.decisions),
         uncertainty=results["uncertainty"],
-        drops=findings.drops,
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
         safe_set=results["safe_set"],
@@ -193,6 +186,23 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
         verdicts=folder.read_records("evaluate/verdicts.jsonl", Verdict),
         labels=run.inputs.load_labels(),
         rows_shown=run.config.report.rows_shown,
+    )
+
+
+def ranking_view(run: Run, findings: Findings, **more: Any) -> ReportView:
+    """The ranking and the selection, and further parts of the view."""
+    manifest = findings.manifest
+    kept = StringArray.of(()) if findings.kept is None else findings.kept
+    return ReportView(
+        title=run.config.report.title,
+        config=manifest.config,
+        manifest={name: value for name, value in manifest.as_dict().items() if name != "config"},
+        scores=findings.scores,
+        kept=kept,
+        decisions=findings.decisions,
+        borderline=selection.borderline(findings.scores, kept, findings.decisions),
+        drops=findings.drops,
+        **more,
     )
 
 

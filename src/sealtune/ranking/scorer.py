@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -111,8 +111,7 @@ class Components(NamedTuple):
 
     def total(self, mean: Tensor, deviation: Tensor, trust: Tensor) -> Tensor:
         """The score (N,): the weighted sum, drawn towards 0 from below as far as trust, resemblance and fit allow."""
-        fit, similarity, probe, protection = self.summands(mean, deviation, trust).values()
-        return fit + similarity + probe + protection
+        return added(self.summands(mean, deviation, trust))
 
     def summands(self, mean: Tensor, deviation: Tensor, trust: Tensor) -> dict[str, Tensor]:
         """What the score is the sum of, (N,) each: three weighted components, and what protects the row."""
@@ -122,6 +121,11 @@ class Components(NamedTuple):
         protection = trust * within_fit * (resemblance / FULL_RESEMBLANCE).clamp(0, 1)
         drawn = -protection * (fit + similarity + probe).clamp(max=0)
         return {"fit": fit, "similarity": similarity, "probe": probe, "protection": drawn}
+
+
+def added(summands: Mapping[str, Tensor]) -> Tensor:
+    """The score (N,) that these are the summands of."""
+    return reduce(torch.add, summands.values())
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ def fit_scorer(candidates: Features, safe: Features, seed: int, marks: Tensor | 
     trust = torch.tensor(min(1.0, gini(resemblance) / FULL_TRUST), dtype=torch.float64)
     scorer = Scorer(predicted, probe.model, resemblance.model, center, scale, mean, deviation, trust)
     summands = components.summands(mean, deviation, trust)
-    return FittedScorer(components.total(mean, deviation, trust), summands, scorer)
+    return FittedScorer(added(summands), summands, scorer)
 
 
 def probe_logits(candidates: Features, safe: Features, seed: int, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:

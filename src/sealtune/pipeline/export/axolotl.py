@@ -29,8 +29,7 @@ TRACKERS = ("wandb", "mlflow", "tensorboard")
 def write(job: Job, folder: Folder) -> Written:
     """Write rows.jsonl and axolotl.yaml."""
     folder.write_jsonl(ROWS, _rows(job))
-    if job.lacks_template:
-        folder.write_text(TEMPLATE, str(job.tokenizer.chat_template))
+    job.write_template(folder)
     folder.write_text("axolotl.yaml", yaml.safe_dump(settings(job), sort_keys=False, allow_unicode=True))
     return Written(len(job.rows), "axolotl train axolotl.yaml", [*alpha_notes(job), *job.literal_notes()])
 

@@ -72,8 +72,7 @@ def write(job: Job, folder: Folder) -> Written:
                 yield about | ({"messages": turns} if whole else {"prompt": turns[:-1], "completion": turns[-1:]})
 
     folder.write_jsonl(ROWS, rows())
-    if job.lacks_template:
-        folder.write_text(TEMPLATE, str(job.tokenizer.chat_template))
+    job.write_template(folder)
     folder.write_text("train.py", _script(job, count, whole=whole))
     notes = ["a line break that the chat template writes behind the last answer may be learned too"]
     if learned and not whole:

@@ -88,8 +88,7 @@ def write(job: Job, folder: Folder) -> Written:
             yield from (about | {"messages": [as_dict(message) for message in messages]} for messages in answers)
 
     folder.write_jsonl(ROWS, rows())
-    if job.lacks_template:
-        folder.write_text(TEMPLATE, str(job.tokenizer.chat_template))
+    job.write_template(folder)
     folder.write_text("train.py", _script(job, count))
     notes = [f"{plural(split, 'conversation')} split, one row for each learned answer"] if split else []
     return Written(count, "python train.py", [*notes, *job.literal_notes()])
