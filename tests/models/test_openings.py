@@ -19,6 +19,7 @@ from sealtune.core.errors import UserError
 from sealtune.core.types import Message, Sample
 from sealtune.data.encode import encode, encode_prompt
 from sealtune.models import openings as module
+from sealtune.models import prefix_tree
 from sealtune.models.openings import (
     REFUSALS,
     encode_openings,
@@ -69,6 +70,29 @@ def test_all_openings_at_once_are_scored_like_one_by_one(name):
     model = MODELS[name]()
     found = opening_log_probs(model, PROMPTS, OPENINGS, batch_size=3)
     torch.testing.assert_close(found, one_by_one(model, PROMPTS, OPENINGS), rtol=1e-4, atol=1e-4)
+
+
+BEGINNING = [30, 31, 32, 33]
+ALIKE = [[*BEGINNING, 5], [*BEGINNING, 5], [*BEGINNING, 5, 6, 7], BEGINNING, [*BEGINNING, 8, 9], [30, 31, 10]]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma3, windows of 64", "LoRA", "falcon"])
+@pytest.mark.parametrize("longest", [1024, 40, 1])
+def test_prompts_that_begin_alike_share_a_row(name, longest, monkeypatch):
+    monkeypatch.setattr(prefix_tree, "ROW_TOKENS", longest)
+    model = MODELS[name]()
+    found = opening_log_probs(model, ALIKE, OPENINGS)
+    torch.testing.assert_close(found, one_by_one(model, ALIKE, OPENINGS), rtol=1e-4, atol=1e-4)
+
+
+def test_what_prompts_have_in_common_is_one_part_of_the_row():
+    tree = prefix_tree.build_tree(OPENINGS)
+    row = prefix_tree.lay_out(ALIKE[:3], tree)
+    assert row.tokens[:4].tolist() == BEGINNING
+    assert len(row.tokens) == 4 + (1 + 1 + 3) + 3 * tree.inner
+    assert row.positions[row.predicting[:, 0]].tolist() == [4, 4, 6]
+    assert row.tokens[row.predicting[:, 0]].tolist() == [5, 5, 7]
+    assert not row.visible[row.predicting[1]][:, row.predicting[0]].any()  # no prompt sees another one
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma3, windows of 64", "LoRA", "phi3"])

@@ -1,19 +1,24 @@
-"""Scores many continuations of a prompt in one forward pass: what they have in common is computed once.
+"""Scores many continuations of many prompts in one forward pass: what they have in common is computed once.
 
-The tokens of all continuations form a tree below the prompt. The row is the prompt, followed by the nodes of the tree;
-the attention mask lets a node see the prompt and its own ancestors, and its position is that in its continuation.
+The tokens of all continuations form a tree, and one such tree hangs below each prompt. Prompts begin alike, with the
+template's own words and often with the same system prompt. So a row holds that beginning, then the rest of each
+prompt, each followed by the nodes of its tree; the attention mask lets a token see the common beginning and its own
+ancestors, and its position is that in its prompt and continuation. Nothing is padded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sealtune.models.continuations import Network, Tokens, pad_right
+from sealtune.models.continuations import Network, Tokens
 from sealtune.models.losses import CHUNK_LOGITS
+
+ROW_TOKENS = 1024
+"""Tokens of a row with several prompts: the time of attention, and its mask, grow with the square."""
 
 
 class PrefixTree(NamedTuple):
@@ -55,44 +60,86 @@ def build_tree(continuations: Sequence[Tokens]) -> PrefixTree:
     )
 
 
+class Row(NamedTuple):
+    """Prompts and their trees as one row of T tokens.
+
+    Attributes:
+        tokens: Token ids (T,).
+        positions: Position ids (T,).
+        visible: Whether token i sees token j, bool (T, T).
+        predicting: Where the first token of a continuation, and the children of each inner node, are predicted:
+            (prompts of the row, 1 + M).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    visible: Tensor
+    predicting: Tensor
+
+
 def tree_log_probs(network: Network, prompts: Sequence[Tokens], tree: PrefixTree) -> Tensor:
-    """log p(continuation | prompt), (B, K), float32 on the CPU, in nats, from one forward pass.
+    """log p(continuation | prompt), (B, K), float32 on the CPU, in nats.
 
     Args:
         network: Its attention takes four-dimensional masks; not every implementation does.
-        prompts: B prompts, each with at least one token.
+        prompts: B prompts, each with at least one token. Those that fit into ``ROW_TOKENS`` share a forward pass.
         tree: The continuations.
     """
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    inner = tree.tokens[: tree.inner].tolist()
-    tokens = pad_right([[*prompt, *inner] for prompt in prompts])
-    states = network.states(
-        tokens.to(network.device),
-        attention_mask=_attention_mask(lengths, tokens.shape[1], tree, network.model.dtype).to(network.device),
-        position_ids=_positions(lengths, tokens.shape[1], tree).to(network.device),
-    )
-    predicting = lengths[:, None] - 1 + torch.arange(1 + tree.inner)  # the end of the prompt, then the inner nodes
-    rows = torch.arange(len(prompts))[:, None]
-    nodes = _node_log_probs(network, states[rows, predicting], tree)
-    return torch.stack([nodes[:, list(path)].sum(1) for path in tree.paths], 1)
+    found = []
+    for group in _groups(prompts, tree):
+        row = lay_out(group, tree)
+        blocked = torch.finfo(network.model.dtype).min
+        mask = torch.zeros(row.visible.shape, dtype=network.model.dtype).masked_fill(~row.visible, blocked)
+        (states,) = network.states(
+            row.tokens[None].to(network.device),
+            attention_mask=mask[None, None].to(network.device),
+            position_ids=row.positions[None].to(network.device),
+        )
+        nodes = _node_log_probs(network, states[row.predicting.to(states.device)], tree)
+        found.append(torch.stack([nodes[:, list(path)].sum(1) for path in tree.paths], 1))
+    return torch.cat(found)
 
 
-def _attention_mask(lengths: Tensor, width: int, tree: PrefixTree, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, (B, 1, T, T): 0 where a position is seen, otherwise the lowest number."""
-    seen = torch.ones(width, width, dtype=torch.bool).tril().repeat(len(lengths), 1, 1)
-    for i, length in enumerate(lengths.tolist()):
-        block = slice(length, length + tree.inner)
-        seen[i, block, block] = tree.visible[: tree.inner, : tree.inner]
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+def _groups(prompts: Sequence[Tokens], tree: PrefixTree) -> Iterator[list[Tokens]]:
+    """The prompts in order, as many together as fit into a row."""
+    group: list[Tokens] = []
+    for prompt in prompts:
+        group.append(prompt)
+        if len(group) > 1 and _row_tokens(group, tree) > ROW_TOKENS:
+            yield group[:-1]
+            group = [prompt]
+    yield group
 
 
-def _positions(lengths: Tensor, width: int, tree: PrefixTree) -> Tensor:
-    """Position ids (B, T): a node's is that of its token in the continuation. Padding has that of the last token."""
-    positions = torch.arange(width).repeat(len(lengths), 1)
-    for i, length in enumerate(lengths.tolist()):
-        positions[i, length : length + tree.inner] = length + tree.depths[: tree.inner]
-        positions[i, length + tree.inner :] = length - 1
-    return positions
+def _row_tokens(prompts: Sequence[Tokens], tree: PrefixTree) -> int:
+    shared = _shared_tokens(prompts)
+    return shared + sum(len(prompt) - shared + tree.inner for prompt in prompts)
+
+
+def _shared_tokens(prompts: Sequence[Tokens]) -> int:
+    """Tokens with which all prompts begin; the last one of each prompt is its own."""
+    shortest = min(map(len, prompts)) - 1
+    first = prompts[0]
+    return next((i for i in range(shortest) if any(p[i] != first[i] for p in prompts)), shortest)
+
+
+def lay_out(prompts: Sequence[Tokens], tree: PrefixTree) -> Row:
+    """The prompts, and a tree below each of them, as a row."""
+    shared, inner = _shared_tokens(prompts), tree.inner
+    total = _row_tokens(prompts, tree)
+    visible = torch.zeros(total, total, dtype=torch.bool)
+    visible[:, :shared] = True
+    visible[:shared, :shared] = visible[:shared, :shared].tril()
+    tokens, positions, predicting = list(prompts[0][:shared]), list(range(shared)), []
+    for prompt in prompts:
+        start, end = len(tokens), len(tokens) + len(prompt) - shared
+        tokens += [*prompt[shared:], *tree.tokens[:inner].tolist()]
+        positions += [*range(shared, len(prompt)), *(len(prompt) + tree.depths[:inner]).tolist()]
+        visible[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        visible[end : end + inner, start:end] = True
+        visible[end : end + inner, end : end + inner] = tree.visible[:inner, :inner]
+        predicting.append(range(end - 1, end + inner))
+    return Row(torch.tensor(tokens), torch.tensor(positions), visible, torch.tensor([list(r) for r in predicting]))
 
 
 def _node_log_probs(network: Network, states: Tensor, tree: PrefixTree) -> Tensor:
