@@ -4,12 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format types bench inspect screenshots clean
+.PHONY: demo test test-all lint format types bench inspect screenshots clean
 
 demo: $(STAMP)          ## the whole pipeline on a real model and the quickstart rows
 	$(BIN)/sealtune run configs/quickstart.yaml
 
-test: $(STAMP)          ## all tests
+test: $(STAMP)          ## the tests, but for those that are marked as slow
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+test-all: $(STAMP)      ## all tests: also kills, launches of several processes, and the benchmarks on tiny models
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(STAMP)          ## ruff and mypy

@@ -8,8 +8,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
+from helpers.few_prompts import ship_few_prompts
 from helpers.rows import made_rows, write_jsonl
 from sealtune.cli.progress import show_log
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_prompts():
+    """Every evaluation asks the prompts that are shipped: fewer of them where they are not what is tested."""
+    ship_few_prompts()
 
 
 @pytest.fixture(autouse=True)

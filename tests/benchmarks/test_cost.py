@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from helpers.benchmarks import report_of, write_mixture
 from helpers.rows import made_rows, write_jsonl
 
 
+@pytest.mark.slow
 def test_throughput_compares_variants(tmp_path, tiny_folder):
     data, safe = write_jsonl(tmp_path / "c.jsonl", made_rows(20, 1)), write_jsonl(tmp_path / "s.jsonl", made_rows(9, 2))
     words = ["--model", tiny_folder, "--data", data, "--safe", safe, "--steps", 2, "--rounds", 1, "--batch", 4]
@@ -22,6 +25,7 @@ def test_throughput_compares_variants(tmp_path, tiny_folder):
     assert report["memory_over_sft"]["guard"] < 2
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):
     words = ["--tiny", "--steps", 1, "--rows", 40, "--max-length", 32, "--median-length", 16, "--batch", 4, "--profile"]
     variants = ["algorithm_1"]
@@ -31,12 +35,14 @@ def test_the_gpu_benchmark_runs_a_step_of_a_tiny_model(tmp_path):
     assert sum(kernel["share"] for kernel in report["kernels"]) > 0.5
 
 
+@pytest.mark.slow
 def test_time_and_memory_per_step_hardly_grow_with_the_rows(tmp_path):
     few, many = report_of("cost/scale.py", tmp_path, "--rows", 1000, 100_000, "--steps", 5)["by_rows"]
     assert many["bytes_per_row"] < 64
     assert many["seconds_per_step"] < 5 * few["seconds_per_step"]  # with 100 times the rows
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline_is_compared_with_plain_tuning(tmp_path, tiny_folder):
     write_mixture(tmp_path)
     words = ["--folder", tmp_path, "--mixture", "a", "--model", tiny_folder, "--repetitions", 1]
@@ -53,6 +59,7 @@ def test_generation_is_compared_with_that_of_transformers(tmp_path, tiny_folder)
     assert report["ours_over_plain"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_are_compared_with_one(tmp_path, tiny_folder):
     write_mixture(tmp_path)
     rows = ["--data", tmp_path / "mixtures/a.jsonl", "--safe", tmp_path / "safe/mixed.jsonl"]
@@ -62,6 +69,7 @@ def test_two_processes_are_compared_with_one(tmp_path, tiny_folder):
     assert report["speed_up"] == report["tokens_per_second"]["2"] / report["tokens_per_second"]["1"] > 0
 
 
+@pytest.mark.slow
 def test_every_stage_of_many_rows_is_measured(tmp_path):
     report = report_of("cost/rows.py", tmp_path, "--rows", 600, "--steps", 2, "--folder", tmp_path)
     (found,) = report["by_rows"]

@@ -34,6 +34,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_method_is_a_line_and_none_is_repeated(folder, tiny_folder):
     words = ["--folder", folder, "--model", tiny_folder, "--prompts", folder / "prompts.json", "--split", "development"]
     words += [

@@ -13,6 +13,7 @@ from helpers.benchmarks import report_of, run_benchmark, write_mixture
 RANKERS = ["loss", "probe", "seal:num_train_epochs=3", "embedding", "moderation", "unseen", "refined", "ceiling"]
 
 
+@pytest.mark.slow
 def test_ranking_measures_quality_and_cost(tmp_path, tiny_folder):
     pytest.importorskip("profanity_check", reason="alt-profanity-check is not installed")
     write_mixture(tmp_path)
@@ -54,6 +55,7 @@ def test_hard_negatives_are_counted_in_the_lowest_fifth_and_in_the_lowest_k():
     assert found["recall_k"] == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_transfer_tunes_one_model_on_rows_ranked_by_another(tmp_path, tiny_folder):
     write_mixture(tmp_path, "general_20", rows=60)
     words = ["--folder", tmp_path, "--rank-with", tiny_folder, "--tune", tiny_folder, "--rows", 20, "--held-out", 5]
@@ -63,6 +65,7 @@ def test_transfer_tunes_one_model_on_rows_ranked_by_another(tmp_path, tiny_folde
     assert found[tiny_folder.name]["auroc"] is not None
 
 
+@pytest.mark.slow
 def test_decisions_are_answered_by_labels_and_measured_on_all_other_rows(tmp_path, tiny_folder):
     write_mixture(tmp_path)
     words = ["--folder", tmp_path, "--model", tiny_folder, "--mixtures", "a", "--seeds", 0, "--rows", 40]

@@ -8,6 +8,7 @@ from benchmarks.robustness.fuzz import fuzz
 from helpers.benchmarks import report_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "method", "kills"), [("rank", "seal", 5), ("rank", "probe", 4), ("tune", "random", 2)]
 )

@@ -119,6 +119,7 @@ def wait_for(pattern, folder, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_if_one_process_dies_all_end_and_any_number_resumes(rows):
     reference = rank_in_two_processes(rows, "reference")
     output, _ = reference.communicate(timeout=200)
@@ -149,6 +150,7 @@ def test_if_one_process_dies_all_end_and_any_number_resumes(rows):
     np.testing.assert_allclose(found.score, expected.score, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_the_main_process_loads_a_sharded_base(rows):
     reference = rank_in_two_processes(rows, "reference", "rank.num_train_epochs=1")
     output, _ = reference.communicate(timeout=200)
@@ -165,6 +167,7 @@ def test_only_the_main_process_loads_a_sharded_base(rows):
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_all_processes_after_the_same_step(rows):
     """A scheduler signals every process of a job, and the launcher forwards the signal once more."""
     process = rank_in_two_processes(rows, "out", start=torchrun)
@@ -236,6 +239,7 @@ def test_an_adapter_is_tuned_equally_on_a_sharded_base(selected, rows, settings)
         np.testing.assert_allclose(weight, others[name], atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_tuning_resumes_with_fewer_processes(selected, rows):
     """It resumes in the second epoch, whose rows are in the same order."""
     process = selected("stopped", {})
@@ -254,6 +258,7 @@ def test_tuning_resumes_with_fewer_processes(selected, rows):
     np.testing.assert_allclose(losses[:-1], same[:-1], rtol=1e-4)  # two processes pad the last step with rows
 
 
+@pytest.mark.slow
 def test_tuning_on_a_sharded_base_resumes_and_merges(selected, rows, tiny_folder):
     process = selected("stopped", FSDP)
     wait_for("tuning/checkpoint-*", rows / "stopped", process)
@@ -278,6 +283,7 @@ def test_tuning_on_a_sharded_base_resumes_and_merges(selected, rows, tiny_folder
     assert changed and all("q_proj" in name or "v_proj" in name for name in changed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="deepspeed is not installed")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_tuning_under_deepspeed(selected, rows, stage):
@@ -305,6 +311,7 @@ def test_tuning_under_deepspeed(selected, rows, stage):
     assert len(losses) == 4 and losses[2] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_user_error_is_reported_once(rows):
     process = rank_in_two_processes(rows, "out", "rank.method=sael", start=torchrun)
     output, _ = process.communicate(timeout=100)

@@ -112,6 +112,7 @@ def test_the_choice_with_the_higher_likelihood_counts(tasks, tiny_folder):
     assert tokenizer.padding_side == load_tokenizer(config).padding_side
 
 
+@pytest.mark.slow
 @needs_harness
 def test_a_changed_task_file_reruns_the_stage(tasks, capsys):
     tasks["evaluate"]["prompts"] = []

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from helpers.chat_tokenizers import chatml_tokenizer
+from helpers.few_prompts import all_shipped
 from helpers.tiny import tiny_model
 from sealtune.core.errors import RunError
 from sealtune.core.types import Prompt
 from sealtune.evaluation.likelihood import (
     EncodedPrompt,
     PromptLikelihood,
-    default_prompts,
     encode_prompts,
     measure_prompts,
     with_default,
@@ -25,8 +25,9 @@ def asked(kind, n=1):
     return [Prompt(f"{kind}-{i}", "red or blue", "own", kind) for i in range(n)]
 
 
-def test_prompts_that_are_shipped_are_added_unless_both_kinds_are_given():
-    shipped = default_prompts()
+def test_prompts_that_are_shipped_are_added_unless_both_kinds_are_given(monkeypatch):
+    monkeypatch.setattr("sealtune.evaluation.likelihood.default_prompts", all_shipped)
+    shipped = all_shipped()
     assert {p.kind for p in shipped} == {"harmful", "harmless"}
     assert len({p.id for p in shipped}) == len(shipped)
     assert with_default([]) == [*shipped]

@@ -10,5 +10,8 @@ import sealtune.cli.main
 import sealtune.pipeline.runner
 import sealtune.ranking.methods.probe
 import sealtune.tuning.train
+from helpers.few_prompts import ship_few_prompts
 
 __all__ = ["accelerate", "fsdp", "peft", "sealtune", "transformers", "trl"]
+
+ship_few_prompts()

@@ -20,6 +20,7 @@ def snapshot(parameters):
     return [p.detach().clone() for p in parameters]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler on a CPU")
 def test_a_compiled_model_is_trained_like_an_uncompiled_one():
     found = []

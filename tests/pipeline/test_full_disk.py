@@ -126,6 +126,7 @@ def test_every_stage_fails_in_one_line_and_resumes_with_space(project, disk):
         assert folder.path(name).read_bytes() == Path("free", name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_comparison_resumes_with_space(project, disk):
     project |= {"compare": {"methods": ["base", "full", "random"], "seeds": [0]}}
     project["rank"]["method"] = "random"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.few_prompts import all_shipped
 from helpers.judge_server import serving
 from helpers.rows import write_jsonl
 from sealtune.core.config_io import build_config
@@ -45,7 +46,8 @@ def no_model(monkeypatch):
     monkeypatch.setattr("sealtune.models.load.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
 
 
-def test_a_run_without_prompts_is_measured_on_those_that_are_shipped(tuned):
+def test_a_run_without_prompts_is_measured_on_those_that_are_shipped(tuned, monkeypatch):
+    monkeypatch.setattr("sealtune.evaluation.likelihood.default_prompts", all_shipped)
     job = evaluate(tuned, prompts=[])
     rows = table()
     assert {r["measure"] for r in rows} == MEASURES | {"loss"}

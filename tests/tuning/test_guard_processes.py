@@ -106,6 +106,7 @@ def test_two_processes_guard_a_tuning_like_one(guarded, kind, settings, engines)
         assert_close(tuned(folder / f"{kind}-{engine}"), expected)
 
 
+@pytest.mark.slow
 def test_rows_are_accumulated_over_processes_and_batches(guarded):
     folder, tune = guarded
     words = ["tune.guard=teach", "tune.gradient_checkpointing=true"]
@@ -114,6 +115,7 @@ def test_rows_are_accumulated_over_processes_and_batches(guarded):
     assert_close(tuned(folder / "accumulated-2"), tuned(folder / "accumulated-1"))
 
 
+@pytest.mark.slow
 def test_a_stopped_guarded_tuning_in_two_processes_resumes_to_the_same_result(guarded):
     folder, tune = guarded
     words = ["tune.guard=auto", "tune.num_train_epochs=4", "tune.logging_steps=1"]
@@ -129,6 +131,7 @@ def test_a_stopped_guarded_tuning_in_two_processes_resumes_to_the_same_result(gu
     assert_close(tuned(folder / "stopped"), tuned(folder / "reference"))
 
 
+@pytest.mark.slow
 def test_a_sharded_full_model_is_refused_in_one_line(guarded):
     _, tune = guarded
     output = finish(tune("refused", *FULL, variables=FSDP), code=2)

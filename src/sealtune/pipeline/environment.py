@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,17 @@ OPTIONAL = ("bitsandbytes", "gguf", "lm_eval", "deepspeed")
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that affect results."""
+    return {"python": platform.python_version(), **_packages()}
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Read once: every stage asks for them, and each package is looked for in all of ``sys.path``."""
     found = {}
     for name in (*PACKAGES, *OPTIONAL):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return {"python": platform.python_version(), **found}
+    return found
 
 
 def git_revision() -> str | None:

@@ -44,7 +44,7 @@ class StoredRecords(Generic[Record]):
 
     def write(self, records: Sequence[Record]) -> None:
         """Write the records, and delete those of an earlier model or of other settings."""
-        self.folder.write_jsonl(self.file, (dataclasses.asdict(record) for record in records))  # type: ignore[call-overload]
+        self.folder.write_jsonl(self.file, map(_columns, records))
         _forget_others(self.folder, self.file, self._others)
 
 
@@ -76,7 +76,7 @@ class StoredAnswers:
     def store_responses(self, responses: Sequence[Response]) -> None:
         """Write the answers."""
         file = self._file("answers", "jsonl")
-        self.folder.write_jsonl(file, map(dataclasses.asdict, responses))
+        self.folder.write_jsonl(file, map(_columns, responses))
         _forget_others(self.folder, file, Path(file).name.replace(self.key, "*"))
 
     def measured(self) -> list[dict[str, Any]] | None:
@@ -111,3 +111,8 @@ def _forget_others(folder: RunFolder, file: str, pattern: str) -> None:
     for path in kept.parent.glob(pattern):
         if path != kept:
             path.unlink(missing_ok=True)
+
+
+def _columns(record: Any) -> dict[str, Any]:
+    """The fields of a record. Unlike ``dataclasses.asdict``, no list of tens of thousands of numbers is copied."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

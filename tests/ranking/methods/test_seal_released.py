@@ -58,12 +58,14 @@ def recency(method, monkeypatch):
     return rank_correlation(method.rank(job()).score, last_visits())
 
 
+@pytest.mark.slow
 def test_the_released_method_shows_the_recency_artefact(monkeypatch):
     # All rows rise by one learning rate per step, except for some hundred steps after a visit, while Adam remembers how
     # large the gradient was: a row visited just now has not had that pause yet.
     assert recency(seal_released, monkeypatch) > 0.6
 
 
+@pytest.mark.slow
 def test_seal_has_no_recency_artefact(monkeypatch):
     assert abs(recency(seal, monkeypatch)) < 0.05
 
