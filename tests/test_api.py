@@ -5,9 +5,11 @@ from dataclasses import replace
 import datasets
 import pandas as pd
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sealtune
 from helpers.rows import made_rows, write_jsonl
+from helpers.tiny import tiny_model, with_random_lora
 from sealtune.core.errors import UserError
 from sealtune.core.types import Message, Sample
 from sealtune.data.encode import encode
@@ -44,6 +46,56 @@ def test_rows_may_be_a_data_frame_or_a_dataset_and_scores_become_a_frame(tiny_fo
     assert frames[0]["score"].tolist() == found[0].score.tolist()
     table = replace(found[0], ids=("<b>", *found[0].ids[1:]))._repr_html_()
     assert "6 rows" in table and "&lt;b&gt;" in table and "<b>" not in table
+
+
+@pytest.mark.parametrize("block", [{"method": "probe"}, {"method": "seal", "lora_dropout": 0.1}, {"use_peft": False}])
+def test_a_model_in_memory_is_ranked_with_and_given_back_as_it_was(tiny_folder, block):
+    rows, safe = list(made_rows(8, 1)), list(made_rows(4, 2))
+    settings = {"max_length": 64, "rank": {"num_train_epochs": 1, **block}}
+    if "use_peft" in block:
+        settings["rank"]["method"] = "seal"
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="float32").train()
+    model.model.norm.weight.requires_grad = False
+    model.config.use_cache = True
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    found = sealtune.rank(model, rows, safe, tokenizer, **settings)
+    expected = sealtune.rank(str(tiny_folder), rows, safe, dtype="float32", **settings)
+    assert found.score.tolist() == expected.score.tolist()
+    new = list(made_rows(3, 5))
+    if block.get("method") == "probe":
+        again = sealtune.score(model, new, found, **settings)
+        assert (
+            again.score.tolist()
+            == sealtune.score(str(tiny_folder), new, found, dtype="float32", **settings).score.tolist()
+        )
+    assert [(name, type(module), module.training) for name, module in model.named_modules()] == modules
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["model.norm.weight"]
+    assert model.config.use_cache and not hasattr(model, "peft_config")
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_in_memory_has_no_adapter_and_a_tokenizer(tiny_folder):
+    rows = list(made_rows(4, 1))
+    nameless = tiny_model()
+    with pytest.raises(UserError, match="the model does not say where it was loaded from"):
+        sealtune.rank(nameless, rows, rows)
+    adapted = with_random_lora(AutoModelForCausalLM.from_pretrained(tiny_folder), 1)
+    with pytest.raises(UserError, match="merge_and_unload"):
+        sealtune.rank(adapted, rows, rows, AutoTokenizer.from_pretrained(tiny_folder), rank={"method": "loss"})
+
+
+def test_scores_are_drawn(tiny_folder, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    scores = sealtune.rank(str(tiny_folder), list(made_rows(9, 1)), list(made_rows(4, 2)), rank={"method": "loss"})
+    axes = scores.plot(threshold=-3.0)
+    assert sum(bar.get_height() for bar in axes.patches) == 9
+    assert axes.get_legend_handles_labels()[1] == ["threshold -3"]
+    assert scores.plot(ax=axes) is axes
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(UserError, match="matplotlib is not installed"):
+        scores.plot()
 
 
 SAFE = [

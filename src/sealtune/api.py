@@ -16,7 +16,8 @@ goes to the logger ``sealtune``; nothing is printed unless logging is configured
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -41,60 +42,73 @@ if TYPE_CHECKING:
 RowsLike: TypeAlias = "str | Iterable[Mapping[str, Any]] | DataFrame"
 
 
-def rank(model: str, rows: RowsLike, safe: RowsLike, **settings: Any) -> Scores:
+def rank(
+    model: str | PreTrainedModel,
+    rows: RowsLike,
+    safe: RowsLike,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Any,
+) -> Scores:
     """Score all usable rows; higher means keep.
 
     Args:
-        model: Hub id, folder or GGUF file.
+        model: Hub id, folder or GGUF file; or a model in memory, which is given back as it was.
         rows: The candidates.
         safe: Examples of safe behaviour.
+        tokenizer: The model's tokenizer; None for that of the place the model was loaded from.
         settings: Keys of the config, e.g. ``max_length=512, rank={"method": "seal"}``.
 
     Raises:
-        UserError: settings or rows cannot be used.
+        UserError: settings or rows cannot be used, or the model in memory has an adapter.
         RunError: a loss became NaN or infinite.
     """
-    from sealtune.models import load as models
     from sealtune.ranking import methods
     from sealtune.ranking.job import Job
 
-    inputs = RunInputs(_config(model, settings, datasets=_source(rows, "rows"), safe_datasets=_source(safe, "safe")))
+    sources = {"datasets": _source(rows, "rows"), "safe_datasets": _source(safe, "safe")}
+    inputs = _inputs(model, tokenizer, settings, **sources)
     config = inputs.for_ranking().config
     made = load_decisions(config.rank.decisions, inputs.load_candidates())
-    with track("rank") as advance:
+    with track("rank") as advance, _loader(model, inputs) as load_model:
         job = Job(
             inputs.load_ranking_candidates(),
             inputs.for_ranking().load_safe().encoded,
             config,
-            lambda full: models.load_model(config, full=full),
+            load_model,
             lambda record, total, state: advance(record.step, total, record.rows, record.tokens),
             decisions=made,
         )
         return methods.rank(job)
 
 
-def score(model: str, rows: RowsLike, ranked: Scores, **settings: Any) -> Scores:
+def score(
+    model: str | PreTrainedModel,
+    rows: RowsLike,
+    ranked: Scores,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Any,
+) -> Scores:
     """Score rows that were not ranked, on the scale of those that were.
 
     Args:
         model: The model passed to ``rank``.
         rows: New rows.
         ranked: The result of ``rank``.
+        tokenizer: The tokenizer passed to ``rank``.
         settings: Those passed to ``rank``.
 
     Raises:
         UserError: settings or rows cannot be used, or the ranker scores only the rows that it ranks.
     """
-    from sealtune.models import load as models
     from sealtune.ranking import methods
     from sealtune.ranking.job import Job
 
-    config = _config(model, settings, datasets=_source(rows, "rows"))
-    methods.require_scores_unseen_rows(config.rank.method)
-    config = config.ranking
-    encoded = RunInputs(config).load_candidates().encoded
-    job = Job(encoded, encoded.take([]), config, lambda full: models.load_model(config, full=full))
-    return methods.score(job, ranked.selector)
+    inputs = _inputs(model, tokenizer, settings, datasets=_source(rows, "rows"))
+    methods.require_scores_unseen_rows(inputs.config.rank.method)
+    encoded = inputs.for_ranking().load_candidates().encoded
+    with _loader(model, inputs) as load_model:
+        job = Job(encoded, encoded.take([]), inputs.for_ranking().config, load_model)
+        return methods.score(job, ranked.selector)
 
 
 def select(scores: Scores, **settings: Any) -> Selection:
@@ -231,6 +245,32 @@ def evaluate(
     verdicts = judge_all(responses, config, {}, track)
     tasks = harness.measure(model, name, tokenizer, config) if config.tasks else []
     return tabulate(verdicts) + tasks
+
+
+def _inputs(
+    model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: dict[str, Any], **sources: Any
+) -> RunInputs:
+    """The rows and the tokenizer of a ranking; what a model in memory is, is not read from files again."""
+    if isinstance(model, str):
+        return RunInputs(_config(model, settings, **sources), tokenizer=tokenizer)
+    name = model.config._name_or_path
+    if not name and tokenizer is None:
+        raise UserError("tokenizer: none given, and the model does not say where it was loaded from")
+    known = {"dtype": str(model.dtype).removeprefix("torch.")} | settings
+    return RunInputs(_config(name, known, **sources), tokenizer=tokenizer, model_config=model.config)
+
+
+def _loader(
+    model: str | PreTrainedModel, inputs: RunInputs
+) -> AbstractContextManager[Callable[[bool], PreTrainedModel]]:
+    """Yields what ``Job.load_model`` is: the model in memory unless another one ranks (``rank.model_name_or_path``)."""
+    from sealtune.models.borrowed import borrowed
+    from sealtune.models.load import load_model
+
+    ranking = inputs.for_ranking()
+    if isinstance(model, str) or ranking is not inputs:
+        return nullcontext(lambda full: load_model(ranking.config, full=full))
+    return borrowed(model)
 
 
 def _config(model: str, settings: dict[str, Any], **sources: Any) -> Config:

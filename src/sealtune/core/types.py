@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from sealtune.core.errors import UserError
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 NO_FIELDS: Mapping[str, Any] = {}
@@ -195,6 +197,24 @@ class Scores:
         columns = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         columns |= {"source": list(self.source)} | {f"part_{name}": values for name, values in self.parts.items()}
         return pd.DataFrame(columns, index=pd.Index(list(self.ids), name="id"))
+
+    def plot(self, threshold: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw how many rows have which score, and the threshold, for example ``Selection.threshold``.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise UserError("Scores.plot: matplotlib is not installed; pip install 'sealtune[plot]'") from None
+        drawn = plt.subplots()[1] if ax is None else ax
+        drawn.hist(self.score[np.isfinite(self.score)], bins="auto")
+        drawn.set(xlabel="score (higher = keep)", ylabel="rows")
+        if threshold is not None:
+            drawn.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
+            drawn.legend()
+        return drawn
 
     def _repr_html_(self) -> str:
         """The lowest scores as a table, for notebooks; ids and sources are escaped."""
