@@ -59,6 +59,9 @@ class LoraBlock(Block):
     gradient_accumulation_steps: int = Field(1, ge=1)
     gradient_checkpointing: bool = False
     save_steps: int = Field(500, ge=1, description="save a checkpoint every this many steps")
+    report_to: list[str] = Field(
+        default_factory=list, description="experiment trackers that get every step: trackio, tensorboard, wandb, mlflow"
+    )
 
 
 IMPORTED = "imported"
@@ -162,7 +165,6 @@ class TuneConfig(LoraBlock):
     logging_steps: int = Field(1, ge=1)
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    report_to: list[str] = Field(default_factory=list)
     merge: bool = Field(False, description="merge the adapter into the base model and save the full model")
     guard: Literal["off", "teach", "keep", "auto"] = Field(
         "teach",

@@ -9,7 +9,7 @@ from sealtune.core import distributed
 from sealtune.core.checkpoints import Checkpoints
 from sealtune.core.config import Config
 from sealtune.core.errors import StoppedError
-from sealtune.pipeline import beside, decisions, likelihood
+from sealtune.pipeline import beside, decisions, likelihood, trackers
 from sealtune.pipeline.environment import git_revision, machine, measured, versions
 from sealtune.pipeline.folder import RunFolder
 from sealtune.pipeline.run import Run
@@ -38,6 +38,8 @@ def check_run(run: Run, *, force: bool = False) -> None:
     if config.safe_datasets:
         require_guardable(config)
     beside.check(config)
+    for block in ("rank", "tune"):
+        trackers.require_installed(getattr(config, block).report_to, f"{block}.report_to")
     methods.load_ranker(config.rank.method)
     if config.select.keep_ratio == "auto" and config.select.threshold is None:
         methods.require_estimates_unsafe_share(config.rank.method)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sealtune.core.checkpoints import Checkpoint, Checkpointer
 from sealtune.core.console import Advance
 from sealtune.pipeline.folder import RunFolder
+from sealtune.pipeline.trackers import Trackers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +30,17 @@ class StepLog(Checkpointer):
         records: The log so far, including that of the run that was resumed.
     """
 
-    def __init__(self, folder: RunFolder, inputs: Mapping[str, Any], save_steps: int, advance: Advance) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        inputs: Mapping[str, Any],
+        save_steps: int,
+        advance: Advance,
+        trackers: Trackers | None = None,
+    ) -> None:
         super().__init__("rank", folder, inputs, save_steps)
         self.advance = advance
+        self.trackers = trackers or Trackers()
         self.records: list[dict[str, Any]] = []
 
     def resume(self, which: bool | str) -> Checkpoint | None:
@@ -57,6 +66,7 @@ class StepLog(Checkpointer):
         losses = {"safe": record.safe_loss, "candidates": record.candidate_loss, "gap": record.gap}
         note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)
         self.advance(record.step, total, record.rows, record.tokens, note)
+        self.trackers.log(record.step, {name: getattr(record, name) for name in (*MEANS, "gamma", "rows", "tokens")})
         if self.should_save(record.step, total):
             self.save(Checkpoint(record.step, state(), self.records), total)
 

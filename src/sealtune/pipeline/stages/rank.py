@@ -35,7 +35,7 @@ def depends_on(run: Run) -> dict[str, Any]:
         **run.model_settings(),
         **run.inputs.fingerprints(),
         **run.row_dependencies(),
-        "rank": run.config.rank.model_dump(mode="json", exclude={"save_steps", "decisions", "scores"}),
+        "rank": run.config.rank.model_dump(mode="json", exclude={"save_steps", "report_to", "decisions", "scores"}),
         **decisions.fingerprint(run.config.rank.decisions),
     }
 
@@ -84,12 +84,14 @@ def _rank(
 ) -> tuple[Scores, list[Any]]:
     """The scores and the step log. Resumes from a checkpoint if the config says so."""
     from sealtune.pipeline.step_log import StepLog
+    from sealtune.pipeline.trackers import tracking
     from sealtune.ranking import methods
     from sealtune.ranking.job import Job
 
     config = run.inputs.for_ranking().config
-    with track("rank") as advance:
-        log = StepLog(run.folder, dependencies, run.config.rank.save_steps, advance)
+    followed = tracking(run.config.rank.report_to, run.folder.path("rank"), run.settings("model_name_or_path", "rank"))
+    with track("rank") as advance, followed as trackers:
+        log = StepLog(run.folder, dependencies, run.config.rank.save_steps, advance, trackers)
         resume = log.resume(run.config.resume_from_checkpoint)
         with log.stop_on_signals():
             job = Job(

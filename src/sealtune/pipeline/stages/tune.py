@@ -26,7 +26,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     """The rows kept, the model and the trainer's settings."""
     return {
         **run.settings("seed", "max_length", "overlong_rows", "template_markers"),
-        "tune": run.config.tune.model_dump(mode="json", exclude={"save_steps"}),
+        "tune": run.config.tune.model_dump(mode="json", exclude={"save_steps", "report_to"}),
         **run.model_settings(),
         **run.inputs.fingerprints(),
         "mix_datasets": [data_fingerprint(c) for c in run.config.select.mix_datasets],
