@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
 from benchmarks.lib.process_memory import current_memory, peak_memory
 from benchmarks.lib.reports import provenance, run_child, write_report
-from benchmarks.lib.tiny_inputs import two_layer_model
+from benchmarks.lib.tiny_inputs import save_model
 
 STAGES = ("load", "tokenize", "rank", "select")
 WORDS = ("red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "make", "find", "why", "how")
@@ -99,7 +99,7 @@ def run_here(stage: str, args: argparse.Namespace) -> dict:
     torch.set_num_threads(1)
     os.chdir(args.folder)
     if stage == "model":
-        save_model(Path("model"))
+        save_model(Path("model"), WORDS)
         return {}
     block = {"method": "seal", "per_device_train_batch_size": args.batch}
     data = {"datasets": ["candidates.jsonl"], "safe_datasets": ["safe.jsonl"], "output_dir": "out"}
@@ -170,24 +170,6 @@ def write_random_scores(run) -> None:
     run.folder.write_scores(scores, run.inputs.load_rows().positions(scores.ids))
     facts = {"seconds": 0.0, "rows": len(scores)}
     run.folder.finish_stage("rank", rank.depends_on(run), ["rank/scores.parquet"], facts, {})
-
-
-def save_model(folder: Path) -> None:
-    """A model of two layers with random weights, and a tokenizer that knows the words."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, show_progress=False, initial_alphabet=alphabet, special_tokens=["<|end|>"]
-    )
-    backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
-    two_layer_model(len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def bytes_of(path: Path) -> int:

@@ -23,6 +23,26 @@ def two_layer_model(vocab_size: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
 
 
+def save_model(folder: Path, words: Sequence[str]) -> None:
+    """A model of two layers with random weights, and a tokenizer that knows the words."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=alphabet, special_tokens=["<|end|>"]
+    )
+    backend.train_from_iterator([" ".join(words)] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
+    torch.manual_seed(0)
+    two_layer_model(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def mapped_rows(path: Path, n: int) -> Encoded:
     """n rows of random tokens in memory-mapped files; the second half of each row is its response."""
     import numpy as np

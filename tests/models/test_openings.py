@@ -79,7 +79,7 @@ ALIKE = [[*BEGINNING, 5], [*BEGINNING, 5], [*BEGINNING, 5, 6, 7], BEGINNING, [*B
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "gemma3, windows of 64", "LoRA", "falcon"])
 @pytest.mark.parametrize("longest", [1024, 40, 1])
 def test_prompts_that_begin_alike_share_a_row(name, longest, monkeypatch):
-    monkeypatch.setattr(prefix_tree, "ROW_TOKENS", longest)
+    monkeypatch.setattr(prefix_tree, "OWN_TOKENS", longest)
     model = MODELS[name]()
     found = opening_log_probs(model, ALIKE, OPENINGS)
     torch.testing.assert_close(found, one_by_one(model, ALIKE, OPENINGS), rtol=1e-4, atol=1e-4)
