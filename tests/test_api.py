@@ -175,3 +175,12 @@ def test_importing_the_package_and_its_help_loads_no_torch():
     code = f"import sys, sealtune, sealtune.cli; print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_answers_are_not_scored_one_by_one_in_memory(tiny_folder):
+    rows = list(made_rows(4, 1))
+    with pytest.raises(UserError, match="use the command `sealtune run`"):
+        sealtune.rank(str(tiny_folder), rows, rows, select={"granularity": "turn"}, **SETTINGS)
+    scores = sealtune.rank(str(tiny_folder), rows, rows, rank={"method": "random"}, **SETTINGS)
+    with pytest.raises(UserError, match="these functions score whole rows"):
+        sealtune.select(scores, granularity="turn")

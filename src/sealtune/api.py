@@ -68,6 +68,7 @@ def rank(
     sources = {"datasets": _source(rows, "rows"), "safe_datasets": _source(safe, "safe")}
     inputs = _inputs(model, tokenizer, settings, **sources)
     config = inputs.for_ranking().config
+    _require_whole_rows(config)
     made = load_decisions(config.rank.decisions, inputs.load_candidates())
     with track("rank") as advance, _loader(model, inputs) as load_model:
         job = Job(
@@ -120,7 +121,9 @@ def select(scores: Scores, **settings: Any) -> Selection:
     from sealtune.data.decisions import read_decisions
     from sealtune.ranking import selection
 
-    chosen = _config("", {"select": settings}).select
+    config = _config("", {"select": settings})
+    _require_whole_rows(config)
+    chosen = config.select
     made = read_decisions(chosen.decisions, scores.ids) if chosen.decisions else {}
     return selection.select(scores, chosen, made)
 
@@ -258,6 +261,12 @@ def _inputs(
         raise UserError("tokenizer: none given, and the model does not say where it was loaded from")
     known = {"dtype": str(model.dtype).removeprefix("torch.")} | settings
     return RunInputs(_config(name, known, **sources), tokenizer=tokenizer, model_config=model.config)
+
+
+def _require_whole_rows(config: Config) -> None:
+    """Raise UserError where answers would be scored one by one: only a run's folder holds two kinds of scores."""
+    if config.select.granularity != "row":
+        raise UserError("select.granularity=turn: use the command `sealtune run`; these functions score whole rows")
 
 
 def _loader(

@@ -142,6 +142,11 @@ class SelectConfig(Block):
         0.8, description="share of rows to keep; auto: all but the estimated share of unsafe rows"
     )
     threshold: float | None = Field(None, description="minimum score of kept rows; overrides keep_ratio")
+    granularity: Literal["row", "turn"] = Field(
+        "row",
+        description="what is scored, and kept or not. row: whole conversations; turn: every answer; those not kept are "
+        "masked if their conversation has others that are",
+    )
     decisions: str | None = Field(
         None, description="JSONL file of people's decisions: rows kept or dropped whatever their score"
     )
@@ -481,6 +486,12 @@ class Config(Block):
     @classmethod
     def _allow_one_dataset(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
+
+    @model_validator(mode="after")
+    def _check_granularity(self) -> Config:
+        if self.select.granularity == "turn" and self.rank.method == IMPORTED:
+            raise ValueError("select.granularity=turn: imported scores are those of whole rows; set it to row")
+        return self
 
     @model_validator(mode="after")
     def _check_four_bit(self) -> Config:

@@ -11,6 +11,8 @@ from sealtune.core.string_array import FloatArray, StringArray
 from sealtune.core.types import Message
 from sealtune.data.encode import learned_part
 from sealtune.data.row_store import Samples
+from sealtune.data.turn_rows import mask_messages
+from sealtune.pipeline import turns
 from sealtune.pipeline.stages.tune import row_weights
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class KeptRows:
         scores = run.folder.read_scores()
         found = scores.score[StringArray.of(scores.ids).index_in(kept.ids)]
         self.parts = (kept, mixed)
+        self.masked = turns.read_masked(run.folder)
         self.scores: FloatArray = np.append(found, np.full(len(mixed), np.nan))
         self.weights = row_weights(run, ids) if weighted else None
 
@@ -72,9 +75,10 @@ class KeptRows:
     def __iter__(self) -> Iterator[KeptRow]:
         samples = (sample for part in self.parts for sample in part)
         for i, sample in enumerate(samples):
+            messages = mask_messages(sample.messages, self.masked.get(sample.id, ()) if i < len(self.parts[0]) else ())
             score = None if np.isnan(self.scores[i]) else float(self.scores[i])
             weight = None if self.weights is None else float(self.weights[i])
-            yield KeptRow(sample.id, sample.source, learned_part(sample.messages), sample.tools, score, weight)
+            yield KeptRow(sample.id, sample.source, learned_part(messages), sample.tools, score, weight)
 
 
 def _mixed(run: Run) -> Samples:

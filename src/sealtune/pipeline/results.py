@@ -11,12 +11,13 @@ from sealtune.core.string_array import StringArray
 from sealtune.core.types import Decision, Drop, Labels, Response, Scores, Verdict
 from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
-from sealtune.pipeline import decisions, validate
+from sealtune.pipeline import decisions, turns, validate
 from sealtune.pipeline.beside import beside
 from sealtune.pipeline.manifest import Manifest, StageEntry
 from sealtune.pipeline.safe_set_examination import examine_safe_set
 from sealtune.pipeline.safe_set_findings import Finding
 from sealtune.ranking import selection
+from sealtune.ranking.turns import TurnScores
 from sealtune.report.view import ReportView
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Findings(NamedTuple):
         drops: Candidates that could not be used.
         kept: Ids of the rows kept; None before the selection.
         decisions: What people decided before the selection, by id.
+        turns: The scores of single answers; None if whole rows were ranked.
     """
 
     manifest: Manifest
@@ -41,6 +43,7 @@ class Findings(NamedTuple):
     drops: list[Drop]
     kept: StringArray | None
     decisions: Mapping[str, Decision]
+    turns: TurnScores | None = None
 
 
 def read_findings(folder: RunFolder) -> Findings:
@@ -48,7 +51,9 @@ def read_findings(folder: RunFolder) -> Findings:
     manifest = folder.manifest()
     kept = folder.kept_ids() if "select" in manifest.stages else None
     made = {} if kept is None else decisions.read_outcomes(folder)
-    return Findings(manifest, folder.read_scores(), _read_drops(folder), kept, made)
+    scores, ranked = folder.read_scores(), manifest.stages.get("rank")
+    by_turn = turns.read_scores(folder) if ranked is not None and turns.SCORES in ranked.outputs else None
+    return Findings(manifest, scores, _read_drops(folder), kept, made, by_turn)
 
 
 def _read_drops(folder: RunFolder) -> list[Drop]:
@@ -67,6 +72,8 @@ def collect(run: Run, findings: Findings) -> dict[str, Any]:
     rows = {"ranked": len(scores), "unusable": len(findings.drops)}
     if kept is not None:
         rows |= {"kept": len(kept), "dropped": len(scores) - len(kept)}
+        if (masked := stages["select"].facts().get("masked_turns")) is not None:
+            rows |= {"masked_turns": masked}
     evaluation = run.folder.read_json("evaluate/results.json") if "evaluate" in stages else []
     return {
         "model": run.config.model_name_or_path,
@@ -113,7 +120,7 @@ def uncertainty(findings: Findings) -> dict[str, Any]:
     """Reliability of the ranking, and the estimated share of unsafe rows; None if the ranker does not estimate it."""
     scores, kept = findings.scores, findings.kept
     has_borderline = bool(kept) and scores.standard_error is not None
-    found = selection.contamination(scores)
+    found = selection.contamination(findings.turns.scores if findings.turns else scores)
     near = selection.borderline(scores, kept or (), findings.decisions)
     return {
         "reliability": selection.reliability(scores),

@@ -49,6 +49,8 @@ def _add_measures(table: Table, evaluation: Sequence[Mapping[str, Any]], others:
 
 def _add_rows(table: Table, rows: Mapping[str, int], ranking: Mapping[str, Any] | None) -> None:
     table.add_row("rows", f"{rows['ranked']:,}", f"{rows.get('kept', rows['ranked']):,}")
+    if masked := rows.get("masked_turns"):
+        table.add_row("answers masked", "", f"{masked:,}")
     if not ranking:
         return
     dropped = ranking.get("unsafe_rows_dropped", 0)

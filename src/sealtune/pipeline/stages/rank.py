@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.core import distributed
 from sealtune.core.console import track
+from sealtune.core.string_array import StringArray
 from sealtune.core.types import Decision, Scores
 from sealtune.data.duplicates import count_shared
 from sealtune.data.encoded import Encoded
 from sealtune.data.reasons import describe, plural
-from sealtune.pipeline import decisions
+from sealtune.data.turn_rows import split_turns
+from sealtune.pipeline import decisions, turns
 from sealtune.pipeline.fingerprints import path_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 
@@ -31,6 +33,7 @@ def depends_on(run: Run) -> dict[str, Any]:
     imported = run.config.rank.scores
     return {
         **({} if imported is None else {"scores": path_fingerprint(imported)}),
+        **({} if run.config.select.granularity == "row" else {"granularity": "turn"}),
         **run.settings("seed"),
         **run.model_settings(),
         **run.inputs.fingerprints(),
@@ -43,6 +46,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     """Score every candidate."""
     from sealtune.ranking import methods
+    from sealtune.ranking.turns import best_turns, decisions_of_turns
 
     settings = run.config.rank
     needs_safe_set = methods.load_ranker(settings.method).needs_safe_set
@@ -56,7 +60,12 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
             logger.warning("rank: %s of the safe set: their ranking says nothing", plural(shared, "candidate"))
     made = decisions.load_decisions(settings.decisions, rows)
     unusable = [drop.id for drop in rows.drops]
-    scores, log = _rank(run, dependencies, candidates, safe.encoded if safe else candidates.take([]), made, unusable)
+    split = split_turns(candidates) if run.config.select.granularity == "turn" else None
+    ranked = candidates
+    if split is not None:
+        ranked, made = split.encoded, decisions_of_turns(made, split, candidates.ids)
+        logger.info("rank: %s answers of %s rows", f"{len(ranked):,}", f"{len(candidates):,}")
+    scores, log = _rank(run, dependencies, ranked, safe.encoded if safe else candidates.take([]), made, unusable)
     if not distributed.is_main_process():
         return Outcome([], {})
     if scores.non_finite:
@@ -64,11 +73,15 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
         logger.warning(
             "rank: the loss of %d rows is not finite; they are ranked last: %s", len(scores.non_finite), first
         )
+    names = ["scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl"]
+    if split is not None:
+        turns.write_scores(run.folder, split, scores, StringArray.of(candidates.ids))
+        scores = best_turns(scores, split, candidates.ids)
+        names.append("turns.parquet")
     run.folder.write_scores(scores, rows.rows.positions(scores.ids))
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", drop_records(candidates=rows.drops, safe=safe.drops if safe else ()))
     run.folder.write_jsonl("rank/log.jsonl", log)
-    names = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
     tokens = sum(record["tokens"] for record in log)
     facts = {"rows": len(scores), "tokens": tokens, "not_finite": list(scores.non_finite)}
     return Outcome([f"rank/{name}" for name in names], facts)

@@ -13,7 +13,7 @@ import numpy as np
 
 from sealtune.core.types import Decision, Drop, Sample, Selection
 from sealtune.data.row_store import Samples
-from sealtune.pipeline import decisions
+from sealtune.pipeline import decisions, turns
 from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome
 
@@ -39,23 +39,37 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     """Split the rows into kept and dropped, in their own schema and in input order."""
     from sealtune.ranking.selection import require_same_ids
     from sealtune.ranking.selection import select as select_rows
+    from sealtune.ranking.turns import select_turns
 
     candidates = run.inputs.load_candidates()
     scores = run.folder.read_scores()
     require_same_ids(scores, candidates.encoded.ids, str(run.folder.path("rank/scores.parquet")))
     made = decisions.load_decisions(run.config.select.decisions, candidates)
-    selection = select_rows(scores, run.config.select, made)
+    masked: dict[str, list[int]] = {}
+    answers: dict[str, int] = {}
+    if run.config.select.granularity == "turn":
+        by_turn = turns.read_scores(run.folder)
+        selection, masked = select_turns(scores, by_turn, run.config.select, made)
+        answers = dict(zip(by_turn.scores.ids, by_turn.number.tolist(), strict=True))  # the last number is their count
+    else:
+        selection = select_rows(scores, run.config.select, made)
     samples, added = candidates.rows.samples, run.inputs.load_mix_rows().samples
     kept = samples.take(np.flatnonzero(samples.ids.isin(selection.kept)))
-    run.folder.write_jsonl("select/kept.jsonl", (sample.row for sample in kept))
+    run.folder.write_jsonl("select/kept.jsonl", (turns.row_with_marks(sample, masked, answers) for sample in kept))
     dropped = _dropped_rows(samples, selection, candidates.drops, made, run.config.rank.origin)
     run.folder.write_jsonl("select/dropped.jsonl", dropped)
     run.folder.write_jsonl(decisions.FILE, decisions.outcomes(scores, selection, made))
     run.folder.write_strings("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (sample.row for sample in added))
     _log_counts(selection, made, unusable=len(candidates.drops), added=len(added))
-    names = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl", "decisions.jsonl")
-    return Outcome([f"select/{name}" for name in names], {"rows": len(kept), "threshold": selection.threshold})
+    names = ["kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl", "decisions.jsonl"]
+    facts = {"rows": len(kept), "threshold": selection.threshold}
+    if answers:
+        turns.write_masked(run.folder, masked)
+        names.append("masked_turns.jsonl")
+        facts["masked_turns"] = sum(map(len, masked.values()))
+        logger.info("select: %s answers in %s of these rows masked", f"{facts['masked_turns']:,}", f"{len(masked):,}")
+    return Outcome([f"select/{name}" for name in names], facts)
 
 
 def _log_counts(selection: Selection, made: Mapping[str, Decision], unusable: int, added: int) -> None:

@@ -12,7 +12,9 @@ from sealtune.core.console import track
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import FloatArray, StringArray
 from sealtune.data.encoded import Encoded
+from sealtune.data.turn_rows import mask_turns
 from sealtune.models import sharding
+from sealtune.pipeline import turns
 from sealtune.pipeline.fingerprints import data_fingerprint
 from sealtune.pipeline.guard_set import guard_rows
 from sealtune.pipeline.stages.outcome import Outcome
@@ -87,6 +89,7 @@ def _save(run: Run, result: TuningResult, rows: int) -> Outcome:
 def _training_rows(run: Run) -> Encoded:
     """The rows kept, with the tokens that were ranked, and the rows of ``mix_datasets``."""
     kept = run.inputs.load_candidates().encoded.isin(run.folder.kept_ids())
+    kept = mask_turns(kept, turns.read_masked(run.folder))
     if not run.config.select.mix_datasets:
         return kept
     return kept.extend(run.inputs.tokenize(run.inputs.load_mix_rows()).encoded)
