@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.quality import decisions
 from benchmarks.quality.ranking import Task, quality
+from benchmarks.quality.turns import conversations
 from helpers.benchmarks import report_of, run_benchmark, write_mixture
 
 RANKERS = ["loss", "probe", "seal:num_train_epochs=3", "embedding", "moderation", "unseen", "refined", "ceiling"]
@@ -80,3 +81,24 @@ def test_decisions_are_answered_by_labels_and_measured_on_all_other_rows(tmp_pat
     again = run_benchmark("quality/decisions.py", *words)
     assert "seed" not in again.stderr.read_text(), "no run is repeated"
     assert again.stdout.read_text() == first.stdout.read_text() == (tmp_path / "out.md").read_text().split("\n\n")[1]
+
+
+@pytest.mark.slow
+def test_answers_are_ranked_in_their_conversations_and_alone(tmp_path, tiny_folder):
+    write_mixture(tmp_path, rows=60)
+    words = ["--folder", tmp_path, "--mixtures", "a", "--model", tiny_folder, "--conversations", 8, "--epochs", 1]
+    report = report_of("quality/turns.py", tmp_path, *words, "--max-length", 400)
+    (run,) = report["runs"]
+    assert run["conversations"] == 8 and run["unsafe"] == 4 and run["answers"] >= 16
+    for name in ("answers_turn", "answers_alone", "conversations_turn", "conversations_row"):
+        assert 0 <= run[f"auroc_{name}"] <= 1
+
+
+def test_every_other_conversation_has_one_unsafe_answer():
+    rows = [{"id": str(i), "prompt": "a", "response": "b", "unsafe": int(i % 4 == 0)} for i in range(80)]
+    talks = conversations(rows, 10, 1)
+    assert [sum(row["unsafe"] for row in talk) for talk in talks] == [1, 0] * 5
+    assert all(2 <= len(talk) <= 6 for talk in talks)
+    assert len({row["id"] for talk in talks for row in talk}) == sum(map(len, talks))
+    with pytest.raises(SystemExit, match=r"rows for \d+ conversations, not 30"):
+        conversations(rows, 30, 1)
