@@ -63,3 +63,25 @@ def test_sources_that_look_the_same_have_bars_of_their_own(view):
     figure = figures.source_bars(replace(view, scores=replace(view.scores, source=source)))
     assert len(set(figure["names"])) == 2
     assert sum(bar["rows"] for bar in figure["bars"]) == 40
+
+
+def test_lengths_are_set_against_scores(view):
+    texts = {
+        i: ("p", "x" * (10 + 5 * rank))
+        for rank, i in enumerate(np.array(view.scores.ids)[np.argsort(view.scores.score)])
+    }
+    figure = figures.length_dots(replace(view, texts=texts))
+    assert len(figure["dots"]) == 40 and figure["correlation"] == 1 and figure["groups"] == ["safe", "unsafe"]
+    assert [dot["x"] for dot in figure["dots"]] == [10 + 5 * rank for rank in range(40)]
+    assert figures.length_dots(replace(view, texts=dict.fromkeys(view.scores.ids, ("p", "same")))) is None
+    assert figures.length_dots(ReportView()) is None
+
+
+def test_many_lengths_are_a_sample_of_the_whole_ranking():
+    n = 5_000
+    column = np.random.default_rng(0).permutation(n).astype(float)
+    ids = tuple(map(str, range(n)))
+    scores = Scores(ids, ids, column, *[column] * 3, np.ones(n, np.int64))
+    figure = figures.length_dots(ReportView(scores=scores, texts={i: ("p", "x" * (1 + int(i) % 7)) for i in ids}))
+    shown = [dot["y"] for dot in figure["dots"]]
+    assert len(shown) == figures.MAX_DOTS and (shown[0], shown[-1]) == (0, n - 1) and shown == sorted(shown)

@@ -118,6 +118,14 @@ const Charts = (() => {
     });
   }
 
+  function dots(figure, width) {
+    return frame(width, {
+      marks: [Plot.dot(figure.dots, { x: "x", y: "y", fill: "group", r: 2.5, fillOpacity: 0.7 })],
+      color: scale(figure.groups),
+      x: { label: "characters of the answer →", type: "log", grid: true, tickFormat: "~s" }, y: { label: "↑ score", grid: true, nice: true },
+    });
+  }
+
   // How the score of one row is made up: each part starts where the one before it ends.
   function waterfall(parts, width) {
     let total = 0;
@@ -149,7 +157,7 @@ const Charts = (() => {
     });
   }
 
-  const KINDS = { histogram, curves, bars, square, intervals, points };
+  const KINDS = { histogram, curves, bars, square, intervals, points, dots };
 
   function draw(target, figure) {
     const width = target.clientWidth;

@@ -41,6 +41,7 @@ class Series(NamedTuple):
 MAX_BINS = 60
 MAX_POINTS = 600
 MAX_SOURCES = 20
+MAX_DOTS = 1_500
 
 
 def score_histogram(view: ReportView) -> Figure | None:
@@ -89,6 +90,27 @@ def source_bars(view: ReportView) -> Figure | None:
         for group in groups
     ]
     return {"kind": "bars", "bars": bars, "names": names, "groups": groups}
+
+
+def length_dots(view: ReportView) -> Figure | None:
+    """The length of the answer against the score, of MAX_DOTS rows at even distances in the ranking.
+
+    ``correlation`` is Spearman's. None with fewer than three texts, or where all have one length.
+    """
+    from scipy.stats import spearmanr
+
+    order = np.argsort(view.scores.score, kind="stable")
+    chosen = np.unique(np.linspace(0, max(0, len(order) - 1), min(MAX_DOTS, len(order))).astype(int))
+    group_of = {int(row): name for name, mask in _score_groups(view) for row in np.flatnonzero(mask)}
+    dots = []
+    for row in order[chosen].tolist():
+        if found := view.texts.get(view.scores.ids[row]):
+            dots.append({"x": max(1, len(found[1])), "y": float(view.scores.score[row]), "group": group_of[row]})
+    if len(dots) < 3 or len({dot["x"] for dot in dots}) < 2:
+        return None
+    correlation = float(spearmanr([dot["x"] for dot in dots], [dot["y"] for dot in dots])[0])
+    shown = [name for name, _ in _score_groups(view)]
+    return {"kind": "dots", "dots": dots, "groups": shown, "correlation": round(correlation, 2)}
 
 
 def roc_figure(view: ReportView) -> Figure | None:

@@ -77,6 +77,7 @@ def _figures(view: ReportView) -> dict[str, figures.Figure | None]:
         "tune": figures.tune_curves(view),
         "guard": guard.guard_figure(view),
         "sources": figures.source_bars(view),
+        "lengths": figures.length_dots(view),
         "roc": figures.roc_figure(view),
         "precision": figures.precision_figure(view),
         "shares": evaluation_figures.share_dots(view),
