@@ -69,6 +69,7 @@ def evaluate(project, **settings):
 
 
 @needs_harness
+@pytest.mark.slow
 def test_tasks_become_rows_of_the_table_for_both_models(tasks):
     tasks["evaluate"]["prompts"] = []
     job, rows = evaluate(tasks, tasks=["colours.yaml", "sums.yaml"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,14 @@ TUNE = {"learning_rate": 0.02, "per_device_train_batch_size": 4, "guard": "off",
 ALIGN = TUNE | {"use_peft": False, "learning_rate": 0.005, "max_steps": 60}
 
 
+@pytest.fixture(scope="module")
+def tuned_before(tmp_path_factory):
+    """Where the folders of ``unsafe`` are kept: its two tunings take longer than a repair."""
+    return tmp_path_factory.mktemp("tuned")
+
+
 @pytest.fixture
-def unsafe(project):
+def unsafe(project, tuned_before):
     """A config whose model refuses harmful prompts, and an adapter in out/tune that has learned to answer them."""
     safe = [{"prompt": p, "response": "i cannot do that", "kind": "harmful"} for p in HARMFUL]
     safe += [{"prompt": p, "response": "one two three", "kind": "harmless"} for p in HARMLESS]
@@ -37,10 +44,15 @@ def unsafe(project):
     rows += [{"prompt": p, "response": "one two three", "unsafe": 0} for p in HARMLESS]
     write_jsonl(Path("candidates.jsonl"), rows)
     project["rank"] = {"method": "random"}
-    all_rows = {"select": {"keep_ratio": 1.0}}
-    run_to_tune(project, **all_rows, datasets=["safe.jsonl"], output_dir="aligned", label_column=None, tune=ALIGN)
-    project["model_name_or_path"] = "aligned/tune"
-    run_to_tune(project, **all_rows, tune=TUNE | {"max_steps": 60})
+    aligned = {"datasets": ["safe.jsonl"], "output_dir": "aligned", "label_column": None, "tune": ALIGN}
+    named = {"model_name_or_path": "aligned/tune"}
+    if not (tuned_before / "out").exists():
+        run_to_tune(project, select={"keep_ratio": 1.0}, **aligned)
+        run_to_tune(project | named, select={"keep_ratio": 1.0}, tune=TUNE | {"max_steps": 60})
+        for name in ("aligned", "out"):
+            shutil.copytree(name, tuned_before / name)
+    shutil.copytree(tuned_before, ".", dirs_exist_ok=True)
+    project |= named
     return project | {"output_dir": "repaired", "tune": {"guard": "teach", "learning_rate": 0.01}}
 
 

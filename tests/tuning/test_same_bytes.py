@@ -13,8 +13,8 @@ from sealtune.pipeline.runner import run_stage
 OUTPUTS = ("rank/scores.parquet", "rank/selector.safetensors", "select/kept.jsonl", "tune/adapter_model.safetensors")
 
 
-def run_stages(values):
-    for method in ("seal", "probe"):
+def run_stages(values, methods=("seal", "probe")):
+    for method in methods:
         config = values | {
             "rank": values["rank"] | {"method": method},
             "output_dir": f"{values['output_dir']}/{method}",
@@ -38,8 +38,9 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(project):
     subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "7"}, check=True)
     run_stages(project | {"output_dir": "here"})
     assert outputs("here") == outputs("there")
-    run_stages(project | {"output_dir": "other", "seed": 1})
-    assert not set(outputs("here").values()) & {outputs("other")[f"seal/{name}"] for name in (OUTPUTS[0], OUTPUTS[3])}
+    run_stages(project | {"output_dir": "other", "seed": 1}, ["seal"])
+    for name in (OUTPUTS[0], OUTPUTS[3]):
+        assert Path("other/seal", name).read_bytes() not in outputs("here").values()
 
 
 if __name__ == "__main__":
