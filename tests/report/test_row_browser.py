@@ -9,6 +9,7 @@ import pytest
 
 from helpers.browser import needs_browser, running_browser
 from sealtune.cli.serve import FILE, Server
+from sealtune.core.types import Neighbours
 from sealtune.report.html import MISSING
 from sealtune.report.page import render
 
@@ -33,7 +34,9 @@ def report(view, tmp_path_factory):
     scores = replace(view.scores, standard_error=np.full(n, 0.1), parts=parts, places=rng.normal(size=(n, 2)))
     texts = {i: (f"prompt {i}", "cake" if k % 2 else "<b>bold</b>\u202e") for k, i in enumerate(scores.ids)}
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(replace(view, scores=scores, texts=texts)), encoding="utf-8")
+    near = {i: Neighbours((scores.ids[k - 1], scores.ids[k - 2]), ("good",)) for k, i in enumerate(scores.ids)}
+    shown = replace(view, scores=scores, texts=texts, neighbours=near, safe_texts={"good": ("ask", "<i>answer</i>")})
+    path.write_text(render(shown), encoding="utf-8")
     return path
 
 
@@ -54,6 +57,19 @@ def page(chromium, report):
 
 def scores_shown(page):
     return [float(cell) for cell in page.locator(f"{ROWS} td:first-child").all_text_contents() if cell != MISSING]
+
+
+def test_rows_that_are_alike_are_named_and_opened(page, view):
+    page.locator(ROWS).first.click()
+    lowest = view.scores.ids[int(np.argmin(view.scores.score))]
+    pane = page.locator("#row-detail")
+    assert f"id{lowest}" in pane.locator("dl.facts").inner_text().replace("\n", "")
+    assert "<i>answer</i>" in pane.inner_text() and pane.locator("i").count() == 0  # as text
+    place = view.scores.ids.index(lowest)
+    links = pane.locator("button.link")
+    assert links.all_text_contents() == [view.scores.ids[place - 1], view.scores.ids[place - 2]]
+    links.first.click()
+    assert view.scores.ids[place - 1] in pane.locator("dl.facts").inner_text()
 
 
 def test_the_lowest_scores_come_first_and_columns_sort(page):

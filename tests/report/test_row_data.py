@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sealtune.core.types import Scores
+from sealtune.core.types import Neighbours, Scores
 from sealtune.report import row_data
 from sealtune.report.view import ReportView
 
@@ -68,3 +68,18 @@ def test_summands_and_places_come_along():
 
 def test_no_row_is_no_table():
     assert row_data.cuts(ReportView())["score"] == []
+
+
+def test_neighbours_are_places_of_rows_that_are_shown(view):
+    ids = view.scores.ids
+    near = {ids[0]: Neighbours((ids[3], ids[1], "gone"), ("s1", "s2")), ids[3]: Neighbours((ids[0],), ("s2",))}
+    shown = replace(view, neighbours=near, safe_texts={"s1": ("p1", "x" * 700), "s2": ("p2", "r2")})
+    found = row_data.row_data(shown)
+    place = {row_id: i for i, row_id in enumerate(found["ids"])}
+    assert found["near"]["rows"][place[ids[0]]] == [place[ids[3]], place[ids[1]]]
+    texts = found["near"]["texts"]
+    assert [texts[i][0] for i in found["near"]["safe"][place[ids[0]]]] == ["s1", "s2"]
+    assert [texts[i][0] for i in found["near"]["safe"][place[ids[3]]]] == ["s2"]
+    assert {text[0]: text[2][:3] for text in texts} == {"s1": "xxx", "s2": "r2"}
+    assert "100 more characters" in next(text[2] for text in texts if text[0] == "s1")
+    assert row_data.row_data(view)["near"] is None

@@ -110,6 +110,13 @@ class Labels(Mapping[str, int]):
         return len(self.ids)
 
 
+class Neighbours(NamedTuple):
+    """Ids of the candidates, and of the safe rows, that are most alike a row to the ranker; the nearest first."""
+
+    rows: tuple[str, ...]
+    safe: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A ranking: one entry per row, in the order of ``ids``. Higher ``score`` means keep.
@@ -128,6 +135,7 @@ class Scores:
         parts: (N,) each, summands of the score by name; empty if the ranker does not add it up.
         places: (N, 2), where each row lies on a map on which rows that are alike to the ranker are neighbours; None if
             it draws none.
+        neighbours: the nearest rows by id; empty if the ranker finds none, or there are too many rows.
         selector: arrays that score rows which were not ranked.
         non_finite: ids of the rows whose loss was NaN or infinite.
     """
@@ -143,6 +151,7 @@ class Scores:
     probe_logit: FloatArray | None = None
     parts: Mapping[str, FloatArray] = field(default_factory=dict)
     places: FloatArray | None = None
+    neighbours: Mapping[str, Neighbours] = field(default_factory=dict)
     selector: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     non_finite: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sealtune.core.errors import UserError
 from sealtune.core.string_array import StringArray
-from sealtune.core.types import Decision, Drop, Labels, Response, Scores, Verdict
+from sealtune.core.types import Decision, Drop, Labels, Neighbours, Response, Scores, Verdict
 from sealtune.data.row_store import Samples
 from sealtune.evaluation import metrics
 from sealtune.pipeline import decisions, turns, validate
@@ -16,6 +16,7 @@ from sealtune.pipeline.beside import beside
 from sealtune.pipeline.manifest import Manifest, StageEntry
 from sealtune.pipeline.safe_set_examination import examine_safe_set
 from sealtune.pipeline.safe_set_findings import Finding
+from sealtune.pipeline.stages.rank import NEIGHBOURS
 from sealtune.ranking import selection
 from sealtune.ranking.turns import TurnScores
 from sealtune.report.view import ReportView
@@ -184,6 +185,8 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
         texts=Conversations(run.inputs.load_rows().samples),
         uncertainty=results["uncertainty"],
         rank_steps=folder.read_jsonl("rank/log.jsonl"),
+        neighbours=(near := neighbours(folder, findings.manifest)),
+        safe_texts=Conversations(run.inputs.for_ranking().load_safe().rows.samples) if near else {},
         tune_steps=folder.read_jsonl("tune/log.jsonl"),
         safe_set=results["safe_set"],
         guard=results["guard"],
@@ -194,6 +197,16 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
         labels=run.inputs.load_labels(),
         rows_shown=run.config.report.rows_shown,
     )
+
+
+def neighbours(folder: RunFolder, manifest: Manifest) -> dict[str, Neighbours]:
+    """The nearest rows of each row, by id; empty if the ranking found none. Raises UserError on a damaged file."""
+    ranked = manifest.stages.get("rank")
+    if ranked is None or NEIGHBOURS not in ranked.outputs:
+        return {}
+    rows = folder.read_jsonl(NEIGHBOURS)
+    ids = validate.records(str, [row.pop("id", None) for row in rows], folder.path(NEIGHBOURS))  # type: ignore[misc]
+    return dict(zip(ids, validate.records(Neighbours, rows, folder.path(NEIGHBOURS)), strict=True))
 
 
 def ranking_view(run: Run, findings: Findings, **more: Any) -> ReportView:

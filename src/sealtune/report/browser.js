@@ -3,6 +3,7 @@
 class Browser {
   constructor(rows, decisions) {
     this.rows = rows;
+    rows.openRow = (row) => this.showRow(row);
     this.decisions = decisions;
     this.sort = { by: "score", down: false };
     this.order = [];

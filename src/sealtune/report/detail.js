@@ -14,6 +14,7 @@ const Detail = (() => {
       buttons(rows.id(row), decisions),
       ...(parts.length && parts.every(([, value]) => value !== null) ? [why(parts, pane.clientWidth - 40)] : []),
       ...(texts ? [part("Prompt", texts[0]), part("Response", texts[1])] : [element("p", { class: "caption" }, absent(rows, row))]),
+      ...alike(rows, row),
     );
   }
 
@@ -73,10 +74,28 @@ const Detail = (() => {
     return figure;
   }
 
+  // The rows that are most alike to the ranker: what the safe set says to such a prompt, and what else would go or stay.
+  function alike(rows, row) {
+    if (!rows.near || row >= rows.ranked) return [];
+    const safe = rows.near.safe[row].map((place) => rows.near.texts[place]);
+    const others = rows.near.rows[row];
+    const found = [];
+    if (safe.length) found.push(element("h4", {}, "Most alike in the safe set"));
+    for (const [id, prompt, response] of safe) found.push(part(id, `${prompt} ⟶ ${response}`));
+    if (others.length) found.push(element("h4", {}, "Most alike among the candidates"), element("ul", { class: "alike" }, ...others.map((other) => link(rows, other))));
+    return found;
+  }
+
+  function link(rows, other) {
+    const open = element("button", { type: "button", class: "link", onclick: () => rows.openRow(other) }, reveal(rows.id(other)));
+    const said = element("span", {}, ` ${rows.stateOf(other)}, score ${number(rows.score[other])}: `);
+    return element("li", {}, open, said, reveal(Text.line(rows.preview(other), 140)));
+  }
+
   function part(name, text) {
     const body = element("div", { class: "text", dir: "auto" });
     body.append(reveal(text));
-    return element("div", {}, element("p", { class: "label" }, name), body);
+    return element("div", {}, element("p", { class: "label" }, reveal(name)), body);
   }
 
   return { show };

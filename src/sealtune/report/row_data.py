@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
+from sealtune.core.types import Neighbours
 from sealtune.report.tables import kept_mask, row_labels, threshold
 from sealtune.report.view import ReportView
 
@@ -19,6 +20,8 @@ MAX_ROWS = 100_000
 TEXT_CHARACTERS = 2_500_000
 MAX_CHARACTERS = 8_000
 """Of a prompt or response; the rest is cut off."""
+SAFE_CHARACTERS = 600
+"""Of a safe row beside a row that is alike."""
 MAX_PLACES = 4_000
 """Rows on the map."""
 MAX_CUTS = 400
@@ -57,6 +60,7 @@ def row_data(view: ReportView) -> dict[str, Any]:
         "parts": {name: _short(values[rows]) for name, values in scores.parts.items()},
         "texts": {"rows": [t[0] for t in texts], "prompts": [t[1] for t in texts], "responses": [t[2] for t in texts]},
         "map": _map(view, rows),
+        "near": _neighbours(view, rows),
         "threshold": threshold(view),
         "cuts": cuts(view),
         "unusable": [[d.id, d.source, d.reason, d.detail] for d in list(view.drops)[: MAX_ROWS // 10]],
@@ -107,10 +111,8 @@ def _texts(view: ReportView, rows: Iterable[int]) -> Iterator[tuple[int, tuple[s
         yield row, shown
 
 
-def _cut(text: str) -> str:
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    return f"{text[:MAX_CHARACTERS]}… [{len(text) - MAX_CHARACTERS:,} more characters]"
+def _cut(text: str, limit: int = MAX_CHARACTERS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit:,} more characters]"
 
 
 def _map(view: ReportView, rows: IntArray) -> Mapping[str, list[Any]] | None:
@@ -121,6 +123,22 @@ def _map(view: ReportView, rows: IntArray) -> Mapping[str, list[Any]] | None:
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(MAX_PLACES, len(rows))).astype(int))
     x, y = places[rows[chosen]].T
     return {"rows": chosen.tolist(), "x": _short(x), "y": _short(y)}
+
+
+def _neighbours(view: ReportView, rows: IntArray) -> Mapping[str, Any] | None:
+    """The nearest rows of each row shown, as places among these, and the nearest safe rows with their texts."""
+    if not view.neighbours:
+        return None
+    ids = list(StringArray.of(view.scores.ids).take(rows))
+    place_of = {row_id: place for place, row_id in enumerate(ids)}
+    near, safe = [], []
+    safe_place: dict[str, int] = {}
+    for row_id in ids:
+        found = view.neighbours.get(row_id, Neighbours((), ()))
+        near.append([place_of[other] for other in found.rows if other in place_of])
+        safe.append([safe_place.setdefault(other, len(safe_place)) for other in found.safe if other in view.safe_texts])
+    texts = [[row_id, *(_cut(text, SAFE_CHARACTERS) for text in view.safe_texts[row_id])] for row_id in safe_place]
+    return {"rows": near, "safe": safe, "texts": texts}
 
 
 def _column(values: FloatArray) -> list[float | None] | None:

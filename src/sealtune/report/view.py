@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sealtune.core.types import Decision, Drop, Response, Scores, Verdict
+from sealtune.core.types import Decision, Drop, Neighbours, Response, Scores, Verdict
 
 
 def empty_scores() -> Scores:
@@ -29,6 +29,8 @@ class ReportView:
             ``peak_memory_bytes``, ...). Everything else appears only in the full manifest.
         scores: the ranking.
         texts: prompt and response by id.
+        neighbours: the rows that are most alike each row to the ranker, by id.
+        safe_texts: prompt and response of safe rows by id, for ``neighbours``.
         kept: ids of the rows that were kept; empty before selection, when rows are neither kept nor dropped.
         decisions: what people decided about rows when these were selected, by id.
         borderline: ids of the rows close to the threshold.
@@ -57,6 +59,8 @@ class ReportView:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     scores: Scores = field(default_factory=empty_scores)
     texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    neighbours: Mapping[str, Neighbours] = field(default_factory=dict)
+    safe_texts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kept: Collection[str] = frozenset()
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     borderline: Collection[str] = frozenset()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NEIGHBOURS = "rank/neighbours.jsonl"
+"""The nearest rows of each row, with rankers that find them."""
+
 
 def depends_on(run: Run) -> dict[str, Any]:
     """The rows, the safe set, the models, the ranker, and the decisions that it learns from.
@@ -78,6 +81,10 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
         turns.write_scores(run.folder, split, scores, StringArray.of(candidates.ids))
         scores = best_turns(scores, split, candidates.ids)
         names.append("turns.parquet")
+    elif scores.neighbours:
+        near = ({"id": row_id, **found._asdict()} for row_id, found in scores.neighbours.items())
+        run.folder.write_jsonl(NEIGHBOURS, near)
+        names.append("neighbours.jsonl")
     run.folder.write_scores(scores, rows.rows.positions(scores.ids))
     run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", drop_records(candidates=rows.drops, safe=safe.drops if safe else ()))

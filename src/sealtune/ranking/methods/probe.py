@@ -38,6 +38,7 @@ from sealtune.ranking.job import SCORE_BYTES, Amounts, Cost, Job, Ranker
 from sealtune.ranking.linear_models import MAX_EXAMPLES, subsample
 from sealtune.ranking.loop import batch_size
 from sealtune.ranking.marks import marks_of
+from sealtune.ranking.neighbours import neighbours
 from sealtune.ranking.progress import NonFiniteRows, Progress, finite_mean
 from sealtune.ranking.row_map import row_map
 from sealtune.ranking.safe_set import make_players, safe_batches, train_on_safe_set
@@ -51,8 +52,9 @@ def rank(job: Job) -> Scores:
     if len(job.candidates) == 1:  # nothing to compare with
         return _scores(job.candidates, candidates, torch.zeros(1))
     seed, finite = job.config.seed, candidates.losses.isfinite()
+    ids, safe_ids = _ids(job.candidates, candidates), _ids(job.safe, safe)
     usable, safe = _finite(candidates), _finite(safe)
-    marks = marks_of(job.decisions, StringArray.of(job.candidates.ids).take(finite.nonzero().flatten().numpy()))
+    marks = marks_of(job.decisions, ids)
     with track("rank: scorer") as advance:  # takes seconds, of many rows minutes; it is fitted on both halves, too
         fitted = scorer.fit_scorer(usable, safe, seed, marks)
         advance(1, 5)
@@ -61,6 +63,7 @@ def rank(job: Job) -> Scores:
         errors = scorer.standard_errors(usable, safe, seed, marks)
         advance(4, 5)
         places = row_map(usable.responses, seed)
+        alike = neighbours(usable.responses, safe.responses, ids, safe_ids)
         advance(5, 5)
     saved = fitted.scorer.tensors() | tuning.theta_weights() | {"safe_probe_logit": safe_logits}
     return _scores(
@@ -71,6 +74,7 @@ def rank(job: Job) -> Scores:
         probe_logit=_scatter(finite, logits).numpy(),
         parts={name: _scatter(finite, values).numpy() for name, values in fitted.summands.items()},
         places=None if places is None else _scatter_rows(finite, places),
+        neighbours=alike,
         selector={name: tensor.numpy() for name, tensor in saved.items()},
     )
 
@@ -234,6 +238,11 @@ def _finite(features: Features) -> Features:
     """The rows whose loss is finite; no copy if all are, because hidden states may fill the memory."""
     finite = features.losses.isfinite()
     return features if bool(finite.all()) else features.take(finite)
+
+
+def _ids(rows: Encoded, features: Features) -> StringArray:
+    """The ids of the rows whose loss is finite."""
+    return StringArray.of(rows.ids).take(features.losses.isfinite().nonzero().flatten().numpy())
 
 
 def _scatter(mask: Tensor, values: Tensor) -> Tensor:
