@@ -111,7 +111,8 @@ def _texts(view: ReportView, rows: Iterable[int]) -> Iterator[tuple[int, tuple[s
         yield row, shown
 
 
-def _cut(text: str, limit: int = MAX_CHARACTERS) -> str:
+def _cut(text: str, limit: int | None = None) -> str:
+    limit = MAX_CHARACTERS if limit is None else limit
     return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit:,} more characters]"
 
 
