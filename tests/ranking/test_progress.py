@@ -13,6 +13,7 @@ from sealtune.data.encoded import Encoded
 from sealtune.models.adapters import lora_players
 from sealtune.ranking import methods
 from sealtune.ranking.job import Job
+from sealtune.ranking.progress import effective_share
 
 BAD = 299
 """A token whose embedding is NaN."""
@@ -78,3 +79,10 @@ def test_a_non_finite_row_does_not_contribute_to_the_gradient():
             found = gradient
             assert losses.isnan().tolist() == [False, False, True, False]
     torch.testing.assert_close(found, gradient)
+
+
+def test_the_effective_share_is_one_for_equal_weights_and_one_row_for_one_that_counts():
+    assert effective_share(torch.full((8,), 0.3)) == pytest.approx(1)
+    assert effective_share(torch.tensor([1.0, 0, 0, 0])) == pytest.approx(1 / 4)
+    assert effective_share(torch.tensor([3.0, 1.0])) == pytest.approx(16 / 20)
+    assert effective_share(torch.zeros(3)) == 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_RECORDS = 20_000
 """Most records in a log: more than a figure can show, and every checkpoint contains all of them."""
 
-SUMS, MEANS = ("rows", "tokens", "seconds"), ("safe_loss", "candidate_loss", "hat_loss", "gap")
+SUMS, MEANS = ("rows", "tokens", "seconds"), ("safe_loss", "candidate_loss", "hat_loss", "gap", "effective_share")
 """Fields that are added, or averaged by rows, when two records are merged; the others are those of the later step."""
 
 
@@ -79,7 +79,7 @@ def merge_pairs(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _merged(pair: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def mean(name: str) -> float | None:
-        known = [(record[name], record["rows"]) for record in pair if record[name] is not None]
+        known = [(record[name], record["rows"]) for record in pair if record.get(name) is not None]
         return sum(value * rows for value, rows in known) / sum(rows for _, rows in known) if known else None
 
     sums = {name: sum(record[name] for record in pair) for name in SUMS}

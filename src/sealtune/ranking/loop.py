@@ -18,7 +18,7 @@ from sealtune.models.adapters import Player
 from sealtune.models.state_dict import State, Stateful, check_shapes, gather_states, restore_states, restoring
 from sealtune.ranking.bilevel import Step, gamma_at, penalty_step
 from sealtune.ranking.job import SCORE_BYTES, Amounts, Cost
-from sealtune.ranking.progress import NonFiniteRows, OnStep, StepRecord, finite_mean
+from sealtune.ranking.progress import NonFiniteRows, OnStep, StepRecord, effective_share, finite_mean
 from sealtune.ranking.selector import FreeLogits
 
 
@@ -65,7 +65,8 @@ class SealLoop:
             self.step += 1
             if self.step % self.candidates.per_epoch == 0:
                 self._end_epoch()
-            yield _record(step, self.step, epoch, len(self.players), time.perf_counter() - started)
+            share = effective_share(self.selector.weights(step.candidates.rows))
+            yield _record(step, self.step, epoch, len(self.players), time.perf_counter() - started, share)
 
     @property
     def is_stable(self) -> bool:
@@ -235,7 +236,7 @@ def seal_cost(settings: RankConfig, amounts: Amounts, players: int, *, dense: bo
     )
 
 
-def _record(step: Step[Batch], number: int, epoch: int, players: int, seconds: float) -> StepRecord:
+def _record(step: Step[Batch], number: int, epoch: int, players: int, seconds: float, effective: float) -> StepRecord:
     hat = step.hat_losses
     return StepRecord(
         step=number,
@@ -249,4 +250,5 @@ def _record(step: Step[Batch], number: int, epoch: int, players: int, seconds: f
         # Tokens that went through the model: the safe rows once, the candidates once per player.
         tokens=step.safe.token_count + step.candidates.token_count * players,
         seconds=seconds,
+        effective_share=effective,
     )

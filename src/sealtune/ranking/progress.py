@@ -19,7 +19,9 @@ from sealtune.models.state_dict import State
 class StepRecord:
     """The log of one step; losses are means over the batch in nats per response token.
 
-    ``candidate_loss`` is None for a step on safe rows alone.
+    ``candidate_loss`` is None for a step on safe rows alone. ``effective_share`` is that of the batch, in (0, 1]: the
+    number of rows of equal weight that would be as many, (sum w)^2 / sum w^2, over its rows; None without weights.
+    Source: Kish, Survey Sampling (1965), section 8.2.
     """
 
     step: int
@@ -32,6 +34,7 @@ class StepRecord:
     rows: int
     tokens: int
     seconds: float
+    effective_share: float | None = None
 
 
 OnStep = Callable[[StepRecord, int, Callable[[], State]], None]
@@ -118,6 +121,12 @@ class NonFiniteRows:
         if rows.dim() != 1 or not bool(((rows >= 0) & (rows < len(self.encoded))).all()):
             raise ValueError("the non-finite rows are not rows of this data")
         self.rows = set(rows.tolist())
+
+
+def effective_share(weights: Tensor) -> float:
+    """The effective sample size of weights (B,), over B; see ``StepRecord``."""
+    weights = weights.double()
+    return float(weights.sum().square() / (len(weights) * weights.square().sum()).clamp(min=1e-300))
 
 
 def finite_mean(losses: Tensor) -> float | None:

@@ -61,14 +61,16 @@ def score_histogram(view: ReportView) -> Figure | None:
 
 
 def rank_curves(view: ReportView) -> Figure | None:
-    """The losses of the ranking per step, with the gap and gamma below if they were logged."""
+    """The losses of the ranking per step, with what was logged of the gap, the weights and gamma below."""
     losses = [
         Series("safe_loss", "safe set"),
         Series("candidate_loss", "candidates, theta"),
         Series("hat_loss", "candidates, theta-hat"),
     ]
     gap, gamma = Series("gap", "gap"), Series("gamma", "gamma", "steps")
-    return curves(view.rank_steps, {"nats per token": losses, "gap": [gap], "gamma": [gamma]})
+    share = Series("effective_share", "effective share of the batch")
+    panels = {"nats per token": losses, "gap": [gap], "effective share": [share], "gamma": [gamma]}
+    return curves(view.rank_steps, panels)
 
 
 def tune_curves(view: ReportView) -> Figure | None:
