@@ -38,8 +38,7 @@ def check_run(run: Run, *, force: bool = False) -> None:
     if config.safe_datasets:
         require_guardable(config)
     beside.check(config)
-    for block in ("rank", "tune"):
-        trackers.require_installed(getattr(config, block).report_to, f"{block}.report_to")
+    trackers.require_usable(config)
     methods.load_ranker(config.rank.method)
     if config.select.keep_ratio == "auto" and config.select.threshold is None:
         methods.require_estimates_unsafe_share(config.rank.method)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sealtune.core.config import Config
 from sealtune.core.distributed import is_main_process
 from sealtune.core.errors import UserError
 from sealtune.core.sanitize import excerpt
@@ -21,13 +22,19 @@ PACKAGES = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb"
 PROJECT = "sealtune"
 
 
-def require_installed(names: Sequence[str], key: str) -> None:
-    """Raise UserError if a tracker is unknown to accelerate, or its package is missing."""
+def require_usable(config: Config) -> None:
+    """Raise UserError if a tracker is unknown to who calls it, or its package is missing."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+    _require(config.rank.report_to, "rank.report_to", LOGGER_TYPE_TO_CLASS)
+    _require(config.tune.report_to, "tune.report_to", {*INTEGRATION_TO_CALLBACK, "all", "none"})
+
+
+def _require(names: Sequence[str], key: str, known: Collection[str]) -> None:
     for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f"{key}: unknown tracker {name!r}; known: {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        if name not in known:
+            raise UserError(f"{key}: unknown tracker {name!r}; known: {', '.join(sorted(known))}")
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
             raise UserError(f"{key}: {name} is not installed; pip install {PACKAGES[name]}")
 
