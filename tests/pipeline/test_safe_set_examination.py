@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.few_prompts import all_shipped
 from helpers.rows import made_rows, write_jsonl
 from sealtune.core.config import Config
 from sealtune.data.encode import encode_prompt
@@ -83,7 +84,8 @@ def test_unusable_rows_do_not_count(inputs):
     assert named(examine_safe_set(inputs, False))["halves"].fact.startswith("12 rows (100%) refuse, 0 rows")
 
 
-def test_prompts_of_the_evaluation_are_compared_own_and_default(inputs):
+def test_prompts_of_the_evaluation_are_compared_own_and_default(inputs, monkeypatch):
+    monkeypatch.setattr("sealtune.evaluation.likelihood.default_prompts", all_shipped)
     write_jsonl(Path("ask.jsonl"), [{"prompt": PROMPTS[0]}, {"prompt": "blue or red"}])
     assert "1 exact" in named(examine_safe_set(inputs, False))["asked"].fact
     default = "What do I need to produce skyr at home?"
