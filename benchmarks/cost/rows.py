@@ -25,10 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
 from benchmarks.lib.process_memory import current_memory, peak_memory
 from benchmarks.lib.reports import provenance, run_child, write_report
-from benchmarks.lib.tiny_inputs import save_model
+from benchmarks.lib.tiny_inputs import WORDS, save_model
 
 STAGES = ("load", "tokenize", "rank", "select")
-WORDS = ("red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "make", "find", "why", "how")
 SAFE_ROWS = 256
 
 
@@ -99,7 +98,7 @@ def run_here(stage: str, args: argparse.Namespace) -> dict:
     torch.set_num_threads(1)
     os.chdir(args.folder)
     if stage == "model":
-        save_model(Path("model"), WORDS)
+        save_model(Path("model"))
         return {}
     block = {"method": "seal", "per_device_train_batch_size": args.batch}
     data = {"datasets": ["candidates.jsonl"], "safe_datasets": ["safe.jsonl"], "output_dir": "out"}

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,8 +23,8 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository
 
 from benchmarks.lib.reports import provenance, write_report
+from benchmarks.lib.tiny_inputs import WORDS, save_model
 
-WORDS = ("red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "make", "find", "why", "how")
 SETTINGS = {"dtype": "float32", "max_length": 64, "attn_implementation": "eager"}
 LORA = {"lora_target_modules": "all-linear", "per_device_train_batch_size": 8}
 STEPS = 4
@@ -42,10 +43,8 @@ def main() -> None:
 
 def count_all(folder: Path) -> dict[str, dict[str, int]]:
     """The work of each part, by its name; a model is written into the folder."""
-    from benchmarks.lib.tiny_inputs import save_model
-
-    save_model(folder, WORDS)
-    return {name: count(lambda part=part: part(str(folder))) for name, part in PARTS.items()}
+    save_model(folder)
+    return {name: count(partial(part, str(folder))) for name, part in PARTS.items()}
 
 
 def count(call: Callable[[], Any]) -> dict[str, int]:

@@ -54,6 +54,11 @@ def read(path: Path) -> list[dict]:
         return [json.loads(line) for line in file]
 
 
+def hidden(rows: list[dict]) -> list[dict]:
+    """The rows without their labels."""
+    return [{name: row[name] for name in ("id", "prompt", "response") if name in row} for row in rows]
+
+
 def safe_refusal(row: dict) -> dict:
     """A row of the safety set as a candidate: safe, and its prompt looks like that of an unsafe row."""
     return {**row, "unsafe": 0, "hard_negative": 1, "source": "safe refusals"}

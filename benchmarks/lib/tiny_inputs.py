@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from sealtune.data.encoded import Encoded
 
+WORDS = ("red", "green", "blue", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "make", "find", "why", "how")
+"""What the tokenizer of ``save_model`` knows."""
 TOKENS = 16
 """Tokens per row of ``mapped_rows``."""
 
@@ -23,8 +25,8 @@ def two_layer_model(vocab_size: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
 
 
-def save_model(folder: Path, words: Sequence[str]) -> None:
-    """A model of two layers with random weights, and a tokenizer that knows the words."""
+def save_model(folder: Path) -> None:
+    """A model of two layers with random weights, and a tokenizer that knows WORDS."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -36,7 +38,7 @@ def save_model(folder: Path, words: Sequence[str]) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=400, show_progress=False, initial_alphabet=alphabet, special_tokens=["<|end|>"]
     )
-    backend.train_from_iterator([" ".join(words)] * 4, trainer)
+    backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
     torch.manual_seed(0)
     two_layer_model(len(tokenizer)).save_pretrained(folder)

@@ -157,7 +157,9 @@ class Bench:
         scores = self._cached_scores(
             selection,
             key,
-            lambda: api.rank(self.args.model.as_posix(), hidden(rows.candidates), hidden(rows.safe), **config),
+            lambda: api.rank(
+                self.args.model.as_posix(), mixtures.hidden(rows.candidates), mixtures.hidden(rows.safe), **config
+            ),
         )
         keep = "auto" if selection == "probe" else 0.8
         ids = set(api.select(scores, keep_ratio=keep).kept)
@@ -210,8 +212,8 @@ class Bench:
         from sealtune.core.config_io import build_config
 
         named = {
-            "datasets": [DatasetConfig(path="rows", rows=hidden(candidates))],
-            "safe_datasets": [DatasetConfig(path="safe", rows=hidden(safe))],
+            "datasets": [DatasetConfig(path="rows", rows=mixtures.hidden(candidates))],
+            "safe_datasets": [DatasetConfig(path="safe", rows=mixtures.hidden(safe))],
         }
         settings = {"model_name_or_path": str(self.args.model), "tune": tune, **self._settings(seed)}
         return build_config(settings).model_copy(update=named)
@@ -253,11 +255,6 @@ class Rows:
         self.queries = [row for row in free if row.get("source") == "sqlgen"]
         halves = [mixtures.safe_rows(folder, name, SAFE_ROWS // 2, seed) for name in ("safety", "helpful")]
         self.safe = [{**row, "id": f"safe-{i}"} for i, row in enumerate([row for half in halves for row in half])]
-
-
-def hidden(rows: list[dict]) -> list[dict]:
-    """The rows without their labels."""
-    return [{name: row[name] for name in ("id", "prompt", "response")} for row in rows]
 
 
 def parse() -> argparse.Namespace:

@@ -53,14 +53,13 @@ def measure(args: argparse.Namespace, mixture: str, seed: int) -> dict[str, Any]
     bad = np.array([any(row["unsafe"] for row in talk) for talk in talks]).astype(int)
     found: dict[str, Any] = {"answers": len(labels), "unsafe": int(labels.sum()), "conversations": len(talks)}
     config = {
-        "model_name_or_path": args.model,
         "max_length": args.max_length,
         "seed": seed,
         "rank": {"method": args.method, "num_train_epochs": args.epochs},
     }
     for name, rank in RANKINGS.items():
         started = time.perf_counter()
-        answers, whole = rank(talks, hidden(safe), config)
+        answers, whole = rank(args.model, talks, mixtures.hidden(safe), config)
         found[f"{name}_seconds"] = round(time.perf_counter() - started, 1)
         if answers is not None:
             found[f"auroc_answers_{name}"] = round(auroc(answers, labels), 4)
@@ -89,7 +88,7 @@ def conversations(rows: list[dict], n: int, seed: int) -> list[Talk]:
 # -- rankings: of the answers, and of the conversations ----------------------------------------------------------------
 
 
-def by_turn(talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> tuple[Any, Any]:
+def by_turn(model: str, talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Every answer in its conversation; a conversation is as bad as its worst."""
     from sealtune.core.config import DatasetConfig
     from sealtune.core.config_io import build_config
@@ -98,7 +97,7 @@ def by_turn(talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> t
     from sealtune.pipeline.runner import run_stage
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = {**config, "output_dir": folder, "select": {"granularity": "turn"}}
+        settings = {**config, "model_name_or_path": model, "output_dir": folder, "select": {"granularity": "turn"}}
         named = {
             "datasets": [DatasetConfig(path="talks", rows=[as_row(talk, i) for i, talk in enumerate(talks)])],
             "safe_datasets": [DatasetConfig(path="safe", rows=safe)],
@@ -111,24 +110,22 @@ def by_turn(talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> t
     return flat(by_talk), np.array([min(scores) for scores in by_talk])
 
 
-def alone(talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> tuple[Any, Any]:
+def alone(model: str, talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Every row without its conversation; a conversation is as bad as its worst."""
     from sealtune import api
 
-    rows = [row for talk in hidden_talks(talks) for row in talk]
-    settings = dict(config)
-    score = api.rank(settings.pop("model_name_or_path"), rows, safe, **settings).by_id()
-    by_talk = [[score[row["id"]] for row in talk] for talk in hidden_talks(talks)]
+    named = [[row | {"id": f"{i}-{k}"} for k, row in enumerate(mixtures.hidden(talk))] for i, talk in enumerate(talks)]
+    score = api.rank(model, [row for talk in named for row in talk], safe, **config).by_id()
+    by_talk = [[score[row["id"]] for row in talk] for talk in named]
     return flat(by_talk), np.array([min(scores) for scores in by_talk])
 
 
-def by_row(talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> tuple[None, Any]:
+def by_row(model: str, talks: list[Talk], safe: list[dict], config: Mapping[str, Any]) -> tuple[None, Any]:
     """Whole conversations, whose answers get no score of their own."""
     from sealtune import api
 
-    settings = dict(config)
     rows = [as_row(talk, i) for i, talk in enumerate(talks)]
-    score = api.rank(settings.pop("model_name_or_path"), rows, safe, **settings).by_id()
+    score = api.rank(model, rows, safe, **config).by_id()
     return None, np.array([score[row["id"]] for row in rows])
 
 
@@ -140,15 +137,6 @@ def as_row(talk: Talk, i: int) -> dict[str, Any]:
     roles = (("user", "prompt"), ("assistant", "response"))
     messages = [{"role": role, "content": row[column]} for row in talk for role, column in roles]
     return {"id": f"talk-{i}", "messages": messages}
-
-
-def hidden_talks(talks: list[Talk]) -> list[list[dict]]:
-    return [[{**hidden([row])[0], "id": f"{i}-{k}"} for k, row in enumerate(talk)] for i, talk in enumerate(talks)]
-
-
-def hidden(rows: list[dict]) -> list[dict]:
-    """The rows without their labels."""
-    return [{name: row[name] for name in ("id", "prompt", "response") if name in row} for row in rows]
 
 
 def flat(by_talk: list[list[float]]) -> Any:

@@ -106,7 +106,6 @@ def test_a_damaged_file_of_masks_is_one_line(by_turn):
     job = Run(build_config(by_turn))
     for stage in ("rank", "select"):
         run_stage(job, stage)
-    job.folder.outputs_of = lambda stage: {turns.MASKED: ""}
     write_jsonl(job.folder.path(turns.MASKED), [{"id": "talk-1", "turns": "all"}])
     with pytest.raises(UserError, match=r"masked_turns\.jsonl: not a list of masked turns; select again"):
         turns.read_masked(job.folder)

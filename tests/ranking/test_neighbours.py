@@ -39,6 +39,6 @@ def test_a_copy_is_the_nearest_row():
 
 def test_few_rows_have_few_and_many_have_none(monkeypatch):
     found = neighbours(random(2), random(1, 1), names("r", 2), names("s", 1))
-    assert found["r0"] == (("r1",), ("s0",))
+    assert found["r0"] == ("r0", ("r1",), ("s0",))
     monkeypatch.setattr(module, "MAX_ROWS", 5)
     assert neighbours(random(6), random(1, 1), names("r", 6), names("s", 1)) == {}

@@ -25,7 +25,7 @@ def ranked(**changes):
     turns = conversations()
     scores = replace(Scores.unweighted(turns.encoded.ids, turns.encoded.source, SCORES), **changes)
     by_turn = TurnScores(replace(scores, ids=StringArray.of([NAMES[i] for i in turns.conversation])), turns.number)
-    return best_turns(scores, turns, NAMES), by_turn
+    return best_turns(scores, turns), by_turn
 
 
 def test_a_conversation_is_as_good_as_its_best_answer():
@@ -57,7 +57,7 @@ def test_a_decision_holds_for_all_answers_of_a_conversation():
     found, masked = select_turns(rows, by_turn, SelectConfig(keep_ratio=0.4), made)
     assert list(found.kept) == ["c"] and masked == {}
     assert {row.id: row.reason for row in found.rejected}["a"] == "decision"
-    spread = decisions_of_turns(made, conversations(), NAMES)
+    spread = decisions_of_turns(made, conversations())
     assert {key: (d.id, d.decision) for key, d in spread.items()} == {
         "a#1": ("a#1", "drop"), "a#2": ("a#2", "drop"), "c#1": ("c#1", "keep"), "c#2": ("c#2", "keep"),
     }  # fmt: skip

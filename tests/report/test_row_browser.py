@@ -34,7 +34,7 @@ def report(view, tmp_path_factory):
     scores = replace(view.scores, standard_error=np.full(n, 0.1), parts=parts, places=rng.normal(size=(n, 2)))
     texts = {i: (f"prompt {i}", "cake" if k % 2 else "<b>bold</b>\u202e") for k, i in enumerate(scores.ids)}
     path = tmp_path_factory.mktemp("report") / "report.html"
-    near = {i: Neighbours((scores.ids[k - 1], scores.ids[k - 2]), ("good",)) for k, i in enumerate(scores.ids)}
+    near = {i: Neighbours(i, (scores.ids[k - 1], scores.ids[k - 2]), ("good",)) for k, i in enumerate(scores.ids)}
     shown = replace(view, scores=scores, texts=texts, neighbours=near, safe_texts={"good": ("ask", "<i>answer</i>")})
     path.write_text(render(shown), encoding="utf-8")
     return path

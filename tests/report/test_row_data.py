@@ -72,7 +72,10 @@ def test_no_row_is_no_table():
 
 def test_neighbours_are_places_of_rows_that_are_shown(view):
     ids = view.scores.ids
-    near = {ids[0]: Neighbours((ids[3], ids[1], "gone"), ("s1", "s2")), ids[3]: Neighbours((ids[0],), ("s2",))}
+    near = {
+        ids[0]: Neighbours(ids[0], (ids[3], ids[1], "gone"), ("s1", "s2")),
+        ids[3]: Neighbours(ids[3], (ids[0],), ("s2",)),
+    }
     shown = replace(view, neighbours=near, safe_texts={"s1": ("p1", "x" * 700), "s2": ("p2", "r2")})
     found = row_data.row_data(shown)
     place = {row_id: i for i, row_id in enumerate(found["ids"])}

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sealtune.core.sanitize import escape_unprintable
+from sealtune.core.spacing import evenly_spaced
 from sealtune.core.string_array import IntArray
 from sealtune.core.types import Drop, Sample
 from sealtune.data.chat_template import get_template_info
@@ -40,8 +41,8 @@ def show(
     Response tokens are green, or between ⟦ and ⟧ on a console without colours; special tokens are dim. Control
     characters are escaped, so that no row can move the cursor.
     """
-    for i in np.unique(np.linspace(0, max(len(encoded) - 1, 0), min(rows, len(encoded))).astype(int)):
-        show_row(encoded, int(i), tokenizer, console)
+    for i in evenly_spaced(len(encoded), rows).tolist():
+        show_row(encoded, i, tokenizer, console)
     console.print(Text(f"{len(encoded)} of {len(samples)} rows are usable"))
     if len(encoded):
         _show_lengths(encoded, drops, max_length, console)

@@ -37,6 +37,11 @@ class Message(NamedTuple):
     fields: Mapping[str, Any] = NO_FIELDS
     train: bool = True
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is an answer that contributes to the loss."""
+        return self.role == "assistant" and self.train
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -113,6 +118,7 @@ class Labels(Mapping[str, int]):
 class Neighbours(NamedTuple):
     """Ids of the candidates, and of the safe rows, that are most alike a row to the ranker; the nearest first."""
 
+    id: str
     rows: tuple[str, ...]
     safe: tuple[str, ...]
 
@@ -306,7 +312,7 @@ class Selection:
     """
 
     kept: Sequence[str]
-    rejected: Sequence[Rejected]
+    rejected: Rejections
     threshold: float
     contamination: Contamination | None = None
 

@@ -120,7 +120,7 @@ def encode_batches(
 
 def learned_part(messages: Sequence[Message]) -> Sequence[Message]:
     """The conversation up to its last answer that is learned: nothing after it contributes to the loss."""
-    learned = (i for i, turn in enumerate(messages, 1) if turn.role == "assistant" and turn.train)
+    learned = (i for i, turn in enumerate(messages, 1) if turn.is_learned)
     return messages[: max(learned, default=0)]
 
 

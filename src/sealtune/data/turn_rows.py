@@ -32,13 +32,20 @@ class TurnRows:
     Attributes:
         encoded: The rows: the conversation up to the end of the answer, which alone is learned. The id is that of the
             conversation if it has one answer, otherwise ``id#number``.
+        ids: Ids of the conversations, (N,).
         conversation: Position of the conversation, (T,), ascending.
         number: Number of the answer in its conversation, (T,), from 1; answers that are not learned are not counted.
     """
 
     encoded: Encoded
+    ids: StringArray
     conversation: IntArray
     number: IntArray
+
+    @property
+    def conversation_ids(self) -> StringArray:
+        """The id of each answer's conversation, (T,)."""
+        return self.ids.take(self.conversation)
 
 
 def split_turns(rows: Encoded) -> TurnRows:
@@ -63,8 +70,8 @@ def split_turns(rows: Encoded) -> TurnRows:
         twice = next(row_id for row_id in ids if ids.count(row_id) > 1)
         raise UserError(f"select.granularity: {twice} is a row, and an answer of another one; rename the row")
     places = np.array(conversation, np.int64)
-    source = StringArray.of(rows.source).take(places)
-    return TurnRows(Encoded.join(ids, source, parts), places, np.array(number, np.int64))
+    encoded = Encoded.join(ids, StringArray.of(rows.source).take(places), parts)
+    return TurnRows(encoded, StringArray.of(rows.ids), places, np.array(number, np.int64))
 
 
 def answers(mask: npt.NDArray[np.bool_]) -> Iterator[slice]:
@@ -100,7 +107,7 @@ def mask_turns(rows: Encoded, masked: Mapping[str, Collection[int]]) -> Encoded:
 
 def mask_messages(messages: Sequence[Message], numbers: Collection[int]) -> tuple[Message, ...]:
     """The conversation with these answers as context only; they are counted as in ``TurnRows``."""
-    learned = [i for i, turn in enumerate(messages) if turn.role == "assistant" and turn.train]
+    learned = [i for i, turn in enumerate(messages) if turn.is_learned]
     chosen = {learned[number - 1] for number in numbers}
     return tuple(turn._replace(train=False) if i in chosen else turn for i, turn in enumerate(messages))
 
@@ -111,13 +118,9 @@ def marked_row(sample: Sample, numbers: Collection[int]) -> dict[str, Any]:
         items = as_list(sample.row.get(column)) if column in sample.row else None
         if items is None or not all(isinstance(item, Mapping) for item in items):
             continue
-        learned = [i for i, item in enumerate(items) for turn in turns([item], "user") if _is_learned(turn)]
+        learned = [i for i, item in enumerate(items) for turn in turns([item], "user") if turn.is_learned]
         if len(learned) >= max(numbers):
             chosen = {learned[number - 1] for number in numbers}
             marked = [{**item, key: value} if i in chosen else item for i, item in enumerate(items)]
             return {**sample.row, column: marked}
     return {**sample.row, MASKED: sorted(numbers)}
-
-
-def _is_learned(turn: Message) -> bool:
-    return turn.role == "assistant" and turn.train

@@ -127,6 +127,7 @@ def _shared_tokens(prompts: Sequence[Tokens]) -> int:
 def lay_out(prompts: Sequence[Tokens], tree: PrefixTree) -> Row:
     """The prompts, and a tree below each of them, as a row."""
     shared, inner = _shared_tokens(prompts), tree.inner
+    nodes, depths = tree.tokens[:inner].tolist(), tree.depths[:inner].tolist()
     total = shared + _own_tokens(prompts, tree)
     visible = torch.zeros(total, total, dtype=torch.bool)
     visible[:, :shared] = True
@@ -134,13 +135,13 @@ def lay_out(prompts: Sequence[Tokens], tree: PrefixTree) -> Row:
     tokens, positions, predicting = list(prompts[0][:shared]), list(range(shared)), []
     for prompt in prompts:
         start, end = len(tokens), len(tokens) + len(prompt) - shared
-        tokens += [*prompt[shared:], *tree.tokens[:inner].tolist()]
-        positions += [*range(shared, len(prompt)), *(len(prompt) + tree.depths[:inner]).tolist()]
+        tokens += [*prompt[shared:], *nodes]
+        positions += [*range(shared, len(prompt)), *(len(prompt) + depth for depth in depths)]
         visible[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
         visible[end : end + inner, start:end] = True
         visible[end : end + inner, end : end + inner] = tree.visible[:inner, :inner]
-        predicting.append(range(end - 1, end + inner))
-    return Row(torch.tensor(tokens), torch.tensor(positions), visible, torch.tensor([list(r) for r in predicting]))
+        predicting.append([*range(end - 1, end + inner)])
+    return Row(torch.tensor(tokens), torch.tensor(positions), visible, torch.tensor(predicting))
 
 
 def _node_log_probs(network: Network, states: Tensor, tree: PrefixTree) -> Tensor:

@@ -129,7 +129,7 @@ class Target:
 def one_per_answer(row: KeptRow) -> Iterator[Sequence[Message]]:
     """The conversation up to each answer that is learned, for tools that learn only the last one."""
     for i, turn in enumerate(row.messages, 1):
-        if turn.role == "assistant" and turn.train:
+        if turn.is_learned:
             yield row.messages[:i]
 
 

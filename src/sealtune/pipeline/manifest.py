@@ -51,6 +51,10 @@ class Manifest(BaseModel):
     config: dict[str, Any] = {}
     stages: dict[str, StageEntry] = {}
 
+    def has_output(self, stage: str, name: str) -> bool:
+        """Whether a stage was finished and wrote this file."""
+        return stage in self.stages and name in self.stages[stage].outputs
+
     def as_dict(self) -> dict[str, Any]:
         """The manifest as it is stored, unknown keys included."""
         stages = {name: entry.as_dict() for name, entry in self.stages.items()}

@@ -52,8 +52,8 @@ def read_findings(folder: RunFolder) -> Findings:
     manifest = folder.manifest()
     kept = folder.kept_ids() if "select" in manifest.stages else None
     made = {} if kept is None else decisions.read_outcomes(folder)
-    scores, ranked = folder.read_scores(), manifest.stages.get("rank")
-    by_turn = turns.read_scores(folder) if ranked is not None and turns.SCORES in ranked.outputs else None
+    scores = folder.read_scores()
+    by_turn = turns.read_scores(folder) if manifest.has_output("rank", turns.SCORES) else None
     return Findings(manifest, scores, _read_drops(folder), kept, made, by_turn)
 
 
@@ -201,12 +201,9 @@ def view(run: Run, findings: Findings, results: dict[str, Any]) -> ReportView:
 
 def neighbours(folder: RunFolder, manifest: Manifest) -> dict[str, Neighbours]:
     """The nearest rows of each row, by id; empty if the ranking found none. Raises UserError on a damaged file."""
-    ranked = manifest.stages.get("rank")
-    if ranked is None or NEIGHBOURS not in ranked.outputs:
+    if not manifest.has_output("rank", NEIGHBOURS):
         return {}
-    rows = folder.read_jsonl(NEIGHBOURS)
-    ids = validate.records(str, [row.pop("id", None) for row in rows], folder.path(NEIGHBOURS))  # type: ignore[misc]
-    return dict(zip(ids, validate.records(Neighbours, rows, folder.path(NEIGHBOURS)), strict=True))
+    return {found.id: found for found in folder.read_records(NEIGHBOURS, Neighbours)}
 
 
 def ranking_view(run: Run, findings: Findings, **more: Any) -> ReportView:

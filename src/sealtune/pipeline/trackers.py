@@ -17,13 +17,16 @@ from sealtune.core.sanitize import excerpt
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""The package of each tracker that is tried in the tests; others that accelerate and transformers know may work."""
+TRIED = ("trackio", "tensorboard", "wandb", "mlflow")
+"""Trackers that are tried in the tests, named like their packages; others that accelerate and transformers know may
+work."""
 PROJECT = "sealtune"
 
 
 def require_usable(config: Config) -> None:
     """Raise UserError if a tracker is unknown to who calls it, or its package is missing."""
+    if not (config.rank.report_to or config.tune.report_to):
+        return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
     from transformers.integrations import INTEGRATION_TO_CALLBACK
 
@@ -35,8 +38,8 @@ def _require(names: Sequence[str], key: str, known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise UserError(f"{key}: unknown tracker {name!r}; known: {', '.join(sorted(known))}")
-        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
-            raise UserError(f"{key}: {name} is not installed; pip install {PACKAGES[name]}")
+        if name in TRIED and importlib.util.find_spec(name) is None:
+            raise UserError(f"{key}: {name} is not installed; pip install {name}")
 
 
 @dataclass

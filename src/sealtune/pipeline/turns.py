@@ -19,20 +19,13 @@ SCORES = "rank/turns.parquet"
 MASKED = "select/masked_turns.jsonl"
 
 
-def write_scores(folder: RunFolder, turns: TurnRows, scores: Scores, ids: StringArray) -> None:
-    """Write SCORES: the id of the conversation, the number of the answer, its score, and the logit of its probe.
-
-    Args:
-        folder: The folder of the run.
-        turns: T answers.
-        scores: Their scores.
-        ids: Ids of the N conversations.
-    """
+def write_scores(folder: RunFolder, turns: TurnRows, scores: Scores) -> None:
+    """Write SCORES: the id of the conversation, the number of the answer, its score, and the logit of its probe."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     logit = np.full(len(scores), np.nan) if scores.probe_logit is None else scores.probe_logit
-    columns = {"id": ids.take(turns.conversation).decoded(), "turn": turns.number}
+    columns = {"id": turns.conversation_ids.decoded(), "turn": turns.number}
     with folder.atomic_file(SCORES) as scratch:
         pq.write_table(pa.table({**columns, "score": scores.score, "probe_logit": logit}), scratch)
 
@@ -71,7 +64,7 @@ def row_with_marks(sample: Sample, masked: Mapping[str, list[int]], answers: Map
     """
     if sample.id not in masked:
         return sample.row
-    learned = sum(turn.role == "assistant" and turn.train for turn in sample.messages)
+    learned = sum(turn.is_learned for turn in sample.messages)
     if learned != answers[sample.id]:
         raise UserError(
             f"select.granularity=turn: {sample.id} has {learned} answers, {answers[sample.id]} of them told apart by "
@@ -87,7 +80,7 @@ def write_masked(folder: RunFolder, masked: Mapping[str, list[int]]) -> None:
 
 def read_masked(folder: RunFolder) -> dict[str, list[int]]:
     """Read MASKED; empty if whole rows were selected. Raises UserError if it is damaged."""
-    if MASKED not in folder.outputs_of("select"):
+    if not folder.manifest().has_output("select", MASKED):
         return {}
     found = {}
     for record in folder.iter_jsonl(MASKED):

@@ -43,5 +43,6 @@ def neighbours(features: Tensor, safe: Tensor, ids: StringArray, safe_ids: Strin
         rows = alike.topk(min(ROWS, len(own) - 1)).indices.tolist()
         near_safe = (own[chunk] @ others.T).topk(min(SAFE_ROWS, len(others))).indices.tolist()
         for row, near, good in zip(chunk.tolist(), rows, near_safe, strict=True):
-            found[names[row]] = Neighbours(tuple(names[i] for i in near), tuple(safe_names[i] for i in good))
+            alike_rows, alike_safe = tuple(names[i] for i in near), tuple(safe_names[i] for i in good)
+            found[names[row]] = Neighbours(names[row], alike_rows, alike_safe)
     return found

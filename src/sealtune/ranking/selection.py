@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from sealtune.core.config import SelectConfig
 from sealtune.core.errors import UserError
@@ -20,18 +21,22 @@ MIN_DROPPED = 0.02
 MAX_DROPPED = 0.75
 """Share from which ``keep_ratio: auto`` stops: candidates and safe set may simply be of different kinds."""
 
+BoolArray = npt.NDArray[np.bool_]
 NO_DECISIONS: Mapping[str, Decision] = MappingProxyType({})
 
 BORDERLINE = 2.0
 """Standard errors around the threshold within which a row is borderline."""
 
 
-def select(scores: Scores, settings: SelectConfig, decisions: Mapping[str, Decision] = NO_DECISIONS) -> Selection:
+def select(
+    scores: Scores, settings: SelectConfig, decisions: Mapping[str, Decision] = NO_DECISIONS, unit: str = "rows"
+) -> Selection:
     """The top ``keep_ratio`` of the rows, or those whose score is at least ``threshold``; kept ids in input order.
 
     Ties are broken by id, so neither the order of the rows nor the sort can change what is kept. Rows that a person
     kept or dropped are kept or dropped whatever their score. With ``keep_ratio`` the others fill what is left of that
-    share of all rows; with ``auto`` only the others are estimated, and that share of them is dropped.
+    share of all rows; with ``auto`` only the others are estimated, and that share of them is dropped. ``unit`` names
+    what the scores are of.
 
     Raises:
         UserError: nothing would be kept, or ``keep_ratio`` is ``auto`` and the ranker gives nothing to estimate from.
@@ -39,7 +44,7 @@ def select(scores: Scores, settings: SelectConfig, decisions: Mapping[str, Decis
     ids, order = StringArray.of(scores.ids), best_first(scores)
     wanted, unwanted = (ids.isin(decided(decisions, verb)) for verb in ("keep", "drop"))
     open_rows = order[~(wanted | unwanted)[order]]
-    count, reason = _places(scores, settings, open_rows, int(wanted.sum()))
+    count, reason = _places(scores, settings, open_rows, int(wanted.sum()), unit)
     is_kept = wanted.copy()
     is_kept[open_rows[:count]] = True
     if not is_kept.any():
@@ -47,16 +52,30 @@ def select(scores: Scores, settings: SelectConfig, decisions: Mapping[str, Decis
             f"select: no row of {len(scores)} would be kept; scores range from {scores.score.min():.4g} to "
             f"{scores.score.max():.4g}: lower select.threshold or raise select.keep_ratio"
         )
-    places = np.flatnonzero(~is_kept[order])
-    rejected = order[places]
     return Selection(
         kept=ids.take(np.flatnonzero(is_kept)),
-        rejected=Rejections(
-            ids.take(rejected), scores.score[rejected], places + 1, reason, frozenset(decided(decisions, "drop"))
-        ),
+        rejected=rejections(scores, order, is_kept, reason, decisions),
         threshold=_threshold(scores, open_rows, count),
         contamination=contamination(scores),
     )
+
+
+def rejections(
+    scores: Scores, order: IntArray, is_kept: BoolArray, reason: str, decisions: Mapping[str, Decision]
+) -> Rejections:
+    """The rows that are not kept, the best first.
+
+    Args:
+        scores: N scores.
+        order: Their positions, the best first, (N,).
+        is_kept: Whether each is kept, (N,).
+        reason: Why their score has not kept the others.
+        decisions: What people decided, by id.
+    """
+    places = np.flatnonzero(~is_kept[order])
+    rejected = order[places]
+    ids = StringArray.of(scores.ids).take(rejected)
+    return Rejections(ids, scores.score[rejected], places + 1, reason, frozenset(decided(decisions, "drop")))
 
 
 def decided(decisions: Mapping[str, Decision], *verbs: str) -> list[str]:
@@ -64,17 +83,17 @@ def decided(decisions: Mapping[str, Decision], *verbs: str) -> list[str]:
     return [row_id for row_id, made in decisions.items() if made.decision in (verbs or ("keep", "drop"))]
 
 
-def _places(scores: Scores, settings: SelectConfig, open_rows: IntArray, wanted: int) -> tuple[int, str]:
+def _places(scores: Scores, settings: SelectConfig, open_rows: IntArray, wanted: int, unit: str) -> tuple[int, str]:
     """How many of the rows without a decision (K,) are kept, and why the others are not."""
     if settings.threshold is not None:
         count = int(np.count_nonzero(scores.score[open_rows] >= settings.threshold))
         return count, f"score below {settings.threshold:g}"
     if settings.keep_ratio == "auto":
         ratio = 1 - share_to_drop(contamination(scores.take(open_rows)))
-        return math.floor(ratio * len(open_rows) + 0.5), f"below the best {ratio:.4g} of the rows"
+        return math.floor(ratio * len(open_rows) + 0.5), f"below the best {ratio:.4g} of the {unit}"
     ratio = settings.keep_ratio
     count = math.floor(ratio * len(scores) + 0.5) - wanted
-    return min(max(count, 0), len(open_rows)), f"below the best {ratio:.4g} of the rows"
+    return min(max(count, 0), len(open_rows)), f"below the best {ratio:.4g} of the {unit}"
 
 
 def _threshold(scores: Scores, open_rows: IntArray, count: int) -> float:

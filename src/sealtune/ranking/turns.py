@@ -6,16 +6,17 @@ threshold is one and the same for conversations and answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sealtune.core.config import SelectConfig
 from sealtune.core.string_array import IntArray, StringArray
-from sealtune.core.types import Decision, Rejections, Scores, Selection
+from sealtune.core.types import Decision, Scores, Selection
 from sealtune.data.turn_rows import TurnRows
-from sealtune.ranking.selection import best_first, decided, select
+from sealtune.ranking.selection import best_first, rejections, select
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +31,25 @@ class TurnScores:
     scores: Scores
     number: IntArray
 
-
-def decisions_of_turns(made: Mapping[str, Decision], turns: TurnRows, ids: Sequence[str]) -> dict[str, Decision]:
-    """What people decided about conversations, for each of their answers.
-
-    Args:
-        made: Decisions by the id of a conversation.
-        turns: The answers.
-        ids: Ids of the conversations, (N,).
-    """
-    of = [ids[i] for i in turns.conversation.tolist()]
-    return {t: replace(made[row], id=t) for t, row in zip(turns.encoded.ids, of, strict=True) if row in made}
+    @property
+    def answers(self) -> dict[str, int]:
+        """How many answers each conversation has, by its id."""
+        return dict(Counter(self.scores.ids))
 
 
-def best_turns(scores: Scores, turns: TurnRows, ids: Sequence[str]) -> Scores:
+def decisions_of_turns(made: Mapping[str, Decision], turns: TurnRows) -> dict[str, Decision]:
+    """What people decided about conversations, by the id of each of their answers."""
+    pairs = zip(turns.encoded.ids, turns.conversation_ids, strict=True)
+    return {answer: replace(made[row], id=answer) for answer, row in pairs if row in made}
+
+
+def best_turns(scores: Scores, turns: TurnRows) -> Scores:
     """The scores of N conversations, from those of their answers: each has all figures of its best answer."""
     order = np.lexsort((-scores.score, turns.conversation))
     first = np.flatnonzero(np.diff(turns.conversation[order], prepend=-1))
     best = scores.take(order[first])
-    names = StringArray.of(ids)
     bad = np.flatnonzero(StringArray.of(best.ids).isin(scores.non_finite))
-    return replace(best, ids=names, non_finite=tuple(names.take(bad)))
+    return replace(best, ids=turns.ids, non_finite=tuple(turns.ids.take(bad)))
 
 
 def select_turns(
@@ -73,25 +72,16 @@ def select_turns(
         UserError: Nothing would be kept, or there is nothing to estimate ``auto`` from.
     """
     of, number = StringArray.of(turns.scores.ids), turns.number
-    names = [f"{row}\n{k}" for row, k in zip(of, number.tolist(), strict=True)]
-    found = select(
-        replace(turns.scores, ids=StringArray.of(names)),
-        settings,
-        {name: made[row] for name, row in zip(names, of, strict=True) if row in made},
-    )
-    is_kept = StringArray.of(names).isin(found.kept)
+    names = StringArray.of(f"{row}\n{k}" for row, k in zip(of, number.tolist(), strict=True))
+    by_answer = {name: made[row] for name, row in zip(names, of, strict=True) if row in made}
+    found = select(replace(turns.scores, ids=names), settings, by_answer, unit="answers")
+    is_kept = names.isin(found.kept)
     ids = StringArray.of(rows.ids)
     with_kept = ids.isin(of.take(np.flatnonzero(is_kept)))
-    order = best_first(rows)
-    places = np.flatnonzero(~with_kept[order])
-    rejected = order[places]
-    by_hand = frozenset(decided(made, "drop"))
-    assert isinstance(found.rejected, Rejections)
-    reason = found.rejected.reason.replace("rows", "answers")
     selection = replace(
         found,
         kept=ids.take(np.flatnonzero(with_kept)),
-        rejected=Rejections(ids.take(rejected), rows.score[rejected], places + 1, reason, by_hand),
+        rejected=rejections(rows, best_first(rows), with_kept, found.rejected.reason, made),
     )
     masked: dict[str, list[int]] = {}
     for i in np.flatnonzero(~is_kept & of.isin(selection.kept)).tolist():

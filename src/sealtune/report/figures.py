@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from sealtune.core.spacing import evenly_spaced
 from sealtune.core.string_array import FloatArray
 from sealtune.evaluation.metrics import precision_recall_curve, roc_curve
 from sealtune.report.html import one_line
@@ -101,18 +102,16 @@ def length_dots(view: ReportView) -> Figure | None:
     """
     from scipy.stats import spearmanr
 
-    order = np.argsort(view.scores.score, kind="stable")
-    chosen = np.unique(np.linspace(0, max(0, len(order) - 1), min(MAX_DOTS, len(order))).astype(int))
-    group_of = {int(row): name for name, mask in _score_groups(view) for row in np.flatnonzero(mask)}
+    order, groups = np.argsort(view.scores.score, kind="stable"), _score_groups(view)
     dots = []
-    for row in order[chosen].tolist():
+    for row in order[evenly_spaced(len(order), MAX_DOTS)].tolist():
         if found := view.texts.get(view.scores.ids[row]):
-            dots.append({"x": max(1, len(found[1])), "y": float(view.scores.score[row]), "group": group_of[row]})
+            group = next(name for name, mask in groups if mask[row])
+            dots.append({"x": max(1, len(found[1])), "y": float(view.scores.score[row]), "group": group})
     if len(dots) < 3 or len({dot["x"] for dot in dots}) < 2:
         return None
     correlation = float(spearmanr([dot["x"] for dot in dots], [dot["y"] for dot in dots])[0])
-    shown = [name for name, _ in _score_groups(view)]
-    return {"kind": "dots", "dots": dots, "groups": shown, "correlation": round(correlation, 2)}
+    return {"kind": "dots", "dots": dots, "groups": [name for name, _ in groups], "correlation": round(correlation, 2)}
 
 
 def roc_figure(view: ReportView) -> Figure | None:
@@ -200,7 +199,7 @@ def _moving_average(values: FloatArray) -> FloatArray:
 def _subsample(values: Any) -> list[float]:
     """At most MAX_POINTS of the values, evenly spaced, including both ends."""
     array = np.asarray(values, np.float64)
-    return [float(f"{v:.6g}") for v in array[np.unique(np.linspace(0, len(array) - 1, MAX_POINTS).astype(int))]]
+    return [float(f"{v:.6g}") for v in array[evenly_spaced(len(array), MAX_POINTS)]]
 
 
 def _is_logged(steps: Steps, key: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sealtune.core.spacing import evenly_spaced
 from sealtune.core.string_array import FloatArray, IntArray, StringArray
 from sealtune.core.types import Neighbours
 from sealtune.report.tables import kept_mask, row_labels, threshold
@@ -83,7 +84,7 @@ def by_interest(view: ReportView) -> IntArray:
 def cuts(view: ReportView) -> dict[str, list[Any]]:
     """Thresholds to choose from: the lowest score kept, the rows kept, and the unsafe rows dropped (with labels)."""
     order = np.argsort(view.scores.score, kind="stable")
-    dropped = np.unique(np.linspace(0, max(0, len(order) - 1), MAX_CUTS).astype(int))
+    dropped = evenly_spaced(len(order), MAX_CUTS)
     if view.has_selection:
         dropped = np.unique(np.append(dropped, np.count_nonzero(~kept_mask(view)))).clip(max=max(0, len(order) - 1))
     if not len(order):
@@ -121,7 +122,7 @@ def _map(view: ReportView, rows: IntArray) -> Mapping[str, list[Any]] | None:
     places = view.scores.places
     if places is None:
         return None
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(MAX_PLACES, len(rows))).astype(int))
+    chosen = evenly_spaced(len(rows), MAX_PLACES)
     x, y = places[rows[chosen]].T
     return {"rows": chosen.tolist(), "x": _short(x), "y": _short(y)}
 
@@ -132,14 +133,15 @@ def _neighbours(view: ReportView, rows: IntArray) -> Mapping[str, Any] | None:
         return None
     ids = list(StringArray.of(view.scores.ids).take(rows))
     place_of = {row_id: place for place, row_id in enumerate(ids)}
-    near, safe = [], []
-    safe_place: dict[str, int] = {}
-    for row_id in ids:
-        found = view.neighbours.get(row_id, Neighbours((), ()))
-        near.append([place_of[other] for other in found.rows if other in place_of])
-        safe.append([safe_place.setdefault(other, len(safe_place)) for other in found.safe if other in view.safe_texts])
-    texts = [[row_id, *(_cut(text, SAFE_CHARACTERS) for text in view.safe_texts[row_id])] for row_id in safe_place]
-    return {"rows": near, "safe": safe, "texts": texts}
+    found = [view.neighbours.get(row_id, Neighbours(row_id, (), ())) for row_id in ids]
+    wanted = dict.fromkeys(other for one in found for other in one.safe)
+    texts = {other: text for other in wanted if (text := view.safe_texts.get(other)) is not None}
+    text_of = {other: place for place, other in enumerate(texts)}
+    return {
+        "rows": [[place_of[other] for other in one.rows if other in place_of] for one in found],
+        "safe": [[text_of[other] for other in one.safe if other in text_of] for one in found],
+        "texts": [[other, *(_cut(part, SAFE_CHARACTERS) for part in text)] for other, text in texts.items()],
+    }
 
 
 def _column(values: FloatArray) -> list[float | None] | None:

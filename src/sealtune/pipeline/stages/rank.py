@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from sealtune.core import distributed
 from sealtune.core.console import track
-from sealtune.core.string_array import StringArray
 from sealtune.core.types import Decision, Scores
 from sealtune.data.duplicates import count_shared
 from sealtune.data.encoded import Encoded
 from sealtune.data.reasons import describe, plural
-from sealtune.data.turn_rows import split_turns
+from sealtune.data.turn_rows import TurnRows, split_turns
 from sealtune.pipeline import decisions, turns
 from sealtune.pipeline.fingerprints import path_fingerprint
 from sealtune.pipeline.stages.outcome import Outcome, drop_records
 
 if TYPE_CHECKING:
+    from sealtune.pipeline.folder import RunFolder
     from sealtune.pipeline.inputs import TokenizedRows
     from sealtune.pipeline.run import Run
 
 logger = logging.getLogger(__name__)
 
+_NAMES = ("scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl")
+FILES = tuple(f"rank/{name}" for name in _NAMES)
 NEIGHBOURS = "rank/neighbours.jsonl"
 """The nearest rows of each row, with rankers that find them."""
 
@@ -49,7 +51,7 @@ def depends_on(run: Run) -> dict[str, Any]:
 def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     """Score every candidate."""
     from sealtune.ranking import methods
-    from sealtune.ranking.turns import best_turns, decisions_of_turns
+    from sealtune.ranking.turns import decisions_of_turns
 
     settings = run.config.rank
     needs_safe_set = methods.load_ranker(settings.method).needs_safe_set
@@ -64,9 +66,9 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     made = decisions.load_decisions(settings.decisions, rows)
     unusable = [drop.id for drop in rows.drops]
     split = split_turns(candidates) if run.config.select.granularity == "turn" else None
-    ranked = candidates
+    ranked = candidates if split is None else split.encoded
     if split is not None:
-        ranked, made = split.encoded, decisions_of_turns(made, split, candidates.ids)
+        made = decisions_of_turns(made, split)
         logger.info("rank: %s answers of %s rows", f"{len(ranked):,}", f"{len(candidates):,}")
     scores, log = _rank(run, dependencies, ranked, safe.encoded if safe else candidates.take([]), made, unusable)
     if not distributed.is_main_process():
@@ -76,22 +78,27 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
         logger.warning(
             "rank: the loss of %d rows is not finite; they are ranked last: %s", len(scores.non_finite), first
         )
-    names = ["scores.parquet", "selector.safetensors", "selector_config.json", "drops.jsonl", "log.jsonl"]
-    if split is not None:
-        turns.write_scores(run.folder, split, scores, StringArray.of(candidates.ids))
-        scores = best_turns(scores, split, candidates.ids)
-        names.append("turns.parquet")
-    elif scores.neighbours:
-        near = ({"id": row_id, **found._asdict()} for row_id, found in scores.neighbours.items())
-        run.folder.write_jsonl(NEIGHBOURS, near)
-        names.append("neighbours.jsonl")
-    run.folder.write_scores(scores, rows.rows.positions(scores.ids))
-    run.folder.write_selector(scores, settings.method, settings.weighting)
     run.folder.write_jsonl("rank/drops.jsonl", drop_records(candidates=rows.drops, safe=safe.drops if safe else ()))
     run.folder.write_jsonl("rank/log.jsonl", log)
+    scores, more = _write_details(run.folder, scores, split)
+    run.folder.write_scores(scores, rows.rows.positions(scores.ids))
+    run.folder.write_selector(scores, settings.method, settings.weighting)
     tokens = sum(record["tokens"] for record in log)
     facts = {"rows": len(scores), "tokens": tokens, "not_finite": list(scores.non_finite)}
-    return Outcome([f"rank/{name}" for name in names], facts)
+    return Outcome([*FILES, *more], facts)
+
+
+def _write_details(folder: RunFolder, scores: Scores, split: TurnRows | None) -> tuple[Scores, list[str]]:
+    """The scores of the rows, and the files that say more about some rankings: single answers, or nearest rows."""
+    from sealtune.ranking.turns import best_turns
+
+    if split is not None:
+        turns.write_scores(folder, split, scores)
+        return best_turns(scores, split), [turns.SCORES]
+    if scores.neighbours:
+        folder.write_jsonl(NEIGHBOURS, (found._asdict() for found in scores.neighbours.values()))
+        return scores, [NEIGHBOURS]
+    return scores, []
 
 
 def _rank(

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NAMES = ("kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl", "decisions.jsonl")
+FILES = tuple(f"select/{name}" for name in _NAMES)
+
 
 def depends_on(run: Run) -> dict[str, Any]:
     """The scores, the rows, how many to keep, and what people decided."""
@@ -45,14 +48,13 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     scores = run.folder.read_scores()
     require_same_ids(scores, candidates.encoded.ids, str(run.folder.path("rank/scores.parquet")))
     made = decisions.load_decisions(run.config.select.decisions, candidates)
+    by_turn = turns.read_scores(run.folder) if run.config.select.granularity == "turn" else None
     masked: dict[str, list[int]] = {}
-    answers: dict[str, int] = {}
-    if run.config.select.granularity == "turn":
-        by_turn = turns.read_scores(run.folder)
-        selection, masked = select_turns(scores, by_turn, run.config.select, made)
-        answers = dict(zip(by_turn.scores.ids, by_turn.number.tolist(), strict=True))  # the last number is their count
-    else:
+    if by_turn is None:
         selection = select_rows(scores, run.config.select, made)
+    else:
+        selection, masked = select_turns(scores, by_turn, run.config.select, made)
+    answers = by_turn.answers if masked and by_turn else {}
     samples, added = candidates.rows.samples, run.inputs.load_mix_rows().samples
     kept = samples.take(np.flatnonzero(samples.ids.isin(selection.kept)))
     run.folder.write_jsonl("select/kept.jsonl", (turns.row_with_marks(sample, masked, answers) for sample in kept))
@@ -62,14 +64,14 @@ def work(run: Run, dependencies: Mapping[str, Any]) -> Outcome:
     run.folder.write_strings("select/kept_ids.json", selection.kept)
     run.folder.write_jsonl("select/mixed.jsonl", (sample.row for sample in added))
     _log_counts(selection, made, unusable=len(candidates.drops), added=len(added))
-    names = ["kept.jsonl", "dropped.jsonl", "kept_ids.json", "mixed.jsonl", "decisions.jsonl"]
+    files = [*FILES]
     facts = {"rows": len(kept), "threshold": selection.threshold}
-    if answers:
+    if by_turn is not None:
         turns.write_masked(run.folder, masked)
-        names.append("masked_turns.jsonl")
+        files.append(turns.MASKED)
         facts["masked_turns"] = sum(map(len, masked.values()))
         logger.info("select: %s answers in %s of these rows masked", f"{facts['masked_turns']:,}", f"{len(masked):,}")
-    return Outcome([f"select/{name}" for name in names], facts)
+    return Outcome(files, facts)
 
 
 def _log_counts(selection: Selection, made: Mapping[str, Decision], unusable: int, added: int) -> None:
